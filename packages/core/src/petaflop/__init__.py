@@ -1,3 +1,3 @@
-"""petaflop: deep learning on any chip, from a dozen operations."""
+"""petaflop: a dozen primitive operations, a lazy scheduler that fuses them, backends that are plugins."""
 
 __version__ = "0.1.0"

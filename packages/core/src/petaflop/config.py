@@ -1,0 +1,109 @@
+"""Every environment variable that petaflop reads, in one table; nothing else in core reads the environment.
+
+`config.debug` and its like are read once, when this module is imported; `overrides(...)` changes them for a block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["VARIABLES", "Config", "Variable", "config", "overrides"]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable: the attribute of `config` that it sets, its default, and what it does."""
+
+    name: str
+    attribute: str
+    parse: Callable[[str], Any]
+    default: Any
+    meaning: str
+
+
+def _flag(text: str) -> bool:
+    return text.strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _cache_root() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "petaflop"
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("PETAFLOP_DEVICE", "device", str, "", "default device; else `cpu` if installed, else `reference`"),
+    Variable("PETAFLOP_DEBUG", "debug", int, 0, "1 kernels, 2 timings, 3 loops, 4 source, 5 assembly"),
+    Variable("PETAFLOP_FUSE", "fuse", _flag, True, "0 runs one kernel per operation (slow; a check)"),
+    Variable("PETAFLOP_CHECK", "check", str, "", "`nan` stops at the first kernel that makes a NaN"),
+    Variable("PETAFLOP_VERIFY", "verify", _flag, False, "1 verifies every IR between the stages"),
+    Variable("PETAFLOP_CACHE", "cache", _flag, True, "0 turns the disk cache of compiled kernels off"),
+    Variable("PETAFLOP_CACHE_DIR", "cache_dir", Path, None, "folder of the disk cache; default `~/.cache/petaflop`"),
+    Variable("PETAFLOP_CACHE_MB", "cache_mb", int, 1024, "size in MB at which the disk cache drops its oldest files"),
+    Variable("PETAFLOP_THREADS", "threads", int, 0, "threads of the CPU backend; 0 means one per available core"),
+    Variable("PETAFLOP_TUNE", "tune", _flag, False, "1 measures plans and keeps the best in the tuning database"),
+    Variable("PETAFLOP_DISABLE_PLUGINS", "disable_plugins", _names, (), "entry or package names, or `*`"),
+    Variable("PETAFLOP_TOOLS", "tools", _names, (), "observer plugins (`petaflop.tools.v1`) to load"),
+)
+
+
+class Config:
+    """The values of `VARIABLES`, by attribute name."""
+
+    device: str
+    debug: int
+    fuse: bool
+    check: str
+    verify: bool
+    cache: bool
+    cache_dir: Path
+    cache_mb: int
+    threads: int
+    tune: bool
+    disable_plugins: tuple[str, ...]
+    tools: tuple[str, ...]
+
+    def __init__(self) -> None:
+        for variable in VARIABLES:
+            setattr(self, variable.attribute, self._read(variable))
+        if self.cache_dir is None:
+            self.cache_dir = _cache_root()
+
+    @staticmethod
+    def _read(variable: Variable) -> Any:
+        text = os.environ.get(variable.name)
+        if text is None or text == "":
+            return variable.default
+        try:
+            return variable.parse(text)
+        except ValueError:
+            expected = getattr(variable.parse, "__name__", "value").lstrip("_")
+            raise ValueError(f"{variable.name}: expected {expected}, got {text!r}") from None
+
+
+config = Config()
+
+
+@contextlib.contextmanager
+def overrides(**values: Any) -> Iterator[Config]:
+    """Set attributes of `config` for a block: `with overrides(fuse=False): ...`."""
+    known = {variable.attribute for variable in VARIABLES}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"overrides: expected names among {sorted(known)}, got {unknown}")
+    before = {name: getattr(config, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(config, name, value)
+        yield config
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)

@@ -1,0 +1,84 @@
+"""Buffers: memory of one device with a lifetime, possibly a part of a larger buffer."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from petaflop.device.backend import Backend
+from petaflop.errors import DeviceError
+
+__all__ = ["Buffer", "memory_in_use", "peak_memory"]
+
+_usage = {"bytes": 0, "peak": 0}
+
+
+class Buffer:
+    """`size` bytes on a backend. Freed with its last reference; a `base` is kept alive by its parts.
+
+    `variables` holds the values that symbolic sizes had when the contents were written.
+    """
+
+    __slots__ = ("__weakref__", "_finalizer", "backend", "base", "handle", "keep", "offset", "size", "variables")
+
+    def __init__(self, backend: Backend, size: int, handle: Any = None, keep: Any = None) -> None:
+        self.backend, self.size, self.offset = backend, size, 0
+        self.base: Buffer | None = None
+        self.keep = keep
+        self.variables: Mapping[Any, int] = {}
+        if handle is None:
+            self.handle = backend.allocate(max(size, 1))
+            self._finalizer = weakref.finalize(self, _release, backend, self.handle, size)
+            self._finalizer.atexit = False
+            _usage["bytes"] += size
+            _usage["peak"] = max(_usage["peak"], _usage["bytes"])
+        else:
+            self.handle = handle
+
+    def part(self, offset: int, size: int) -> Buffer:
+        """`size` bytes of this buffer from `offset` on."""
+        result = Buffer(self.backend, size, self.handle)
+        result.base, result.offset = self.base or self, self.offset + offset
+        return result
+
+    @property
+    def location(self) -> tuple[Any, int]:
+        """What a launch takes: the backend's handle and a byte offset."""
+        return (self.handle, self.offset)
+
+    def write(self, data: memoryview) -> None:
+        """Fill the buffer from host bytes."""
+        if data.nbytes != self.size:
+            raise DeviceError(f"write: expected {self.size} bytes, got {data.nbytes}")
+        if self.size:
+            self.backend.copy_in(self.handle, self.offset, data)
+
+    def read(self, data: memoryview) -> None:
+        """Copy the contents to host bytes."""
+        if data.nbytes != self.size:
+            raise DeviceError(f"read: expected {self.size} bytes, got {data.nbytes}")
+        if self.size:
+            self.backend.copy_out(data, self.handle, self.offset)
+
+    def host_view(self) -> memoryview | None:
+        """The memory itself where the host can see it."""
+        return self.backend.host_view(self.handle, self.offset, self.size)
+
+
+def _release(backend: Backend, handle: Any, size: int) -> None:
+    _usage["bytes"] -= size
+    backend.free(handle)
+
+
+def memory_in_use() -> int:
+    """Bytes that buffers hold now, over all devices."""
+    return _usage["bytes"]
+
+
+def peak_memory(reset: bool = False) -> int:
+    """The most bytes that buffers have held at once; `reset` starts counting anew from now."""
+    peak = _usage["peak"]
+    if reset:
+        _usage["peak"] = _usage["bytes"]
+    return peak

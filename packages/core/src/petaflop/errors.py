@@ -1,0 +1,91 @@
+"""The exception tree. Every error that petaflop raises on purpose is a PetaflopError and also the type that
+PyTorch or Python raises for the same mistake, so both `except` styles work.
+
+PetaflopError
+├── ShapeError (RuntimeError)        shapes, axes or sizes that do not fit
+├── DTypeError (RuntimeError)        a dtype an operation cannot take
+├── ArgumentError (ValueError)       any other argument out of range
+├── ArgumentTypeError (TypeError)    an argument of the wrong type
+├── IndexRangeError (IndexError)     an index or axis out of range
+├── GradientError (RuntimeError)     no gradient, or a value that backward needs is gone
+├── JitError (RuntimeError)          something a capture cannot hold
+├── DeviceError (RuntimeError)       a device that is absent, failed or ran out of memory
+│   ├── DeviceMemoryError (MemoryError)
+│   └── CompileError                 a kernel that the backend's compiler refused
+├── PluginError (RuntimeError)       a plugin that is missing, broken, incompatible or ambiguous
+├── NumericsError (ArithmeticError)  PETAFLOP_CHECK found a NaN
+└── FileFormatError (ValueError)     a file that is not what it claims to be
+"""
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "CompileError",
+    "DTypeError",
+    "DeviceError",
+    "DeviceMemoryError",
+    "FileFormatError",
+    "GradientError",
+    "IndexRangeError",
+    "JitError",
+    "NumericsError",
+    "PetaflopError",
+    "PluginError",
+    "ShapeError",
+]
+
+
+class PetaflopError(Exception):
+    """The root of all errors that petaflop raises on purpose."""
+
+
+class ShapeError(PetaflopError, RuntimeError):
+    """Shapes, axes or sizes that do not fit together."""
+
+
+class DTypeError(PetaflopError, RuntimeError):
+    """A dtype that an operation cannot take."""
+
+
+class ArgumentError(PetaflopError, ValueError):
+    """An argument whose value an operation cannot take."""
+
+
+class ArgumentTypeError(PetaflopError, TypeError):
+    """An argument of a type that an operation cannot take."""
+
+
+class IndexRangeError(PetaflopError, IndexError):
+    """An index or an axis that is out of range."""
+
+
+class GradientError(PetaflopError, RuntimeError):
+    """A gradient that does not exist, or whose inputs were overwritten."""
+
+
+class JitError(PetaflopError, RuntimeError):
+    """Something that a captured function cannot hold."""
+
+
+class DeviceError(PetaflopError, RuntimeError):
+    """A device that is absent, that failed, or that was asked for what it cannot do."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """A device that ran out of memory."""
+
+
+class CompileError(DeviceError):
+    """A kernel that a backend's compiler refused; the source is in the message."""
+
+
+class PluginError(PetaflopError, RuntimeError):
+    """A plugin that is missing, broken, incompatible, disabled or offered twice."""
+
+
+class NumericsError(PetaflopError, ArithmeticError):
+    """A kernel made a NaN while PETAFLOP_CHECK=nan was set."""
+
+
+class FileFormatError(PetaflopError, ValueError):
+    """A file that is empty, truncated, hostile or not of the format that it claims."""

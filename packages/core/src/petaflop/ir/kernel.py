@@ -1,0 +1,341 @@
+"""The second noun: a Kernel is an ordered list of blocks, each with named axes, reductions and stores.
+
+Values and indices are `Expr`s (graph/symbolic.py). Loads name a buffer and an index tuple in that buffer's *logical*
+axes; flattening to memory happens only when a kernel is lowered, by the layout that the plan chose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from petaflop.dtype import DType, index
+from petaflop.graph.ops import Native, Op
+from petaflop.graph.symbolic import (
+    TRUE,
+    Dim,
+    Expr,
+    Leaf,
+    as_expr,
+    constant,
+    evaluate,
+    make,
+    product,
+    rebuild,
+    select,
+    substitute,
+    topological,
+)
+
+__all__ = [
+    "Argument",
+    "Block",
+    "Kernel",
+    "Reduction",
+    "State",
+    "Store",
+    "Temporary",
+    "axis",
+    "axis_size",
+    "axes_of",
+    "common_axes",
+    "load",
+    "loads_of",
+    "operations",
+    "reduction",
+    "state",
+    "value",
+]
+
+
+def axis(name: str, size: Dim) -> Expr:
+    """A loop index that runs over 0 <= name < size."""
+    extent = as_expr(size)
+    return make(Leaf.AXIS, (extent,), index, name, 0, max(extent.hi - 1, 0))
+
+
+def axis_size(expr: Expr) -> Dim:
+    """The number of values that an axis takes."""
+    size = expr.args[0]
+    return int(size.arg) if size.op is Op.CONST else size
+
+
+def load(buffer: str, position: Iterable[Expr], dtype: DType, valid: Expr = TRUE, fill: float = 0) -> Expr:
+    """The element of `buffer` at a logical index; `fill` where `valid` is false, without touching memory."""
+    return make(Leaf.LOAD, (valid, *position), dtype, (buffer, fill))
+
+
+def value(op: Op | Native, *args: Expr, dtype: DType | None = None) -> Expr:
+    """A compute, CAST or BITCAST expression on values; `dtype` where it is not that of the last argument."""
+    if op is Op.WHERE:
+        return select(*args)
+    return rebuild(make(op, args, dtype or args[-1].dtype), args)
+
+
+def state(name: str, dtype: DType) -> Expr:
+    """The running (or, in a store, the finished) value of a reduction's state."""
+    return make(Leaf.STATE, (), dtype, name)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One running value of a reduction: its name and what it starts from."""
+
+    name: str
+    dtype: DType
+    initial: Expr
+
+    @property
+    def expr(self) -> Expr:
+        return state(self.name, self.dtype)
+
+    @property
+    def other(self) -> Expr:
+        """The same state of another partial result, for `Reduction.merge`."""
+        return state(self.name + "'", self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """A fold over `axes`: `step` gives the next states from the states and an element, `merge` joins two partials.
+
+    A simple ADD, MUL or MAX names its `op`, and its `step` is op(state, term). A `scan` steps in order and its
+    block's stores run at every step.
+    """
+
+    axes: tuple[Expr, ...]
+    states: tuple[State, ...]
+    step: tuple[Expr, ...]
+    merge: tuple[Expr, ...]
+    op: Op | None = None
+    scan: bool = False
+
+    @property
+    def term(self) -> Expr:
+        """What a simple reduction folds in."""
+        assert self.op is not None
+        return self.step[0].args[1]
+
+
+_IDENTITY = {Op.ADD: lambda dtype: 0, Op.MUL: lambda dtype: 1, Op.MAX: lambda dtype: dtype.min}
+
+
+def reduction(name: str, op: Op, term: Expr, axes: tuple[Expr, ...], scan: bool = False) -> Reduction:
+    """The simple reduction of `term` by ADD, MUL or MAX."""
+    dtype = term.dtype
+    total = State(name, dtype, constant(_IDENTITY[op](dtype), dtype))
+    step = make(op, (total.expr, term), dtype)
+    merge = make(op, (total.expr, total.other), dtype)
+    return Reduction(axes, (total,), (step,), (merge,), op, scan)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """buffer[index] = value where valid; with `accumulate`, buffer[index] = accumulate(buffer[index], value)."""
+
+    buffer: str
+    index: tuple[Expr, ...]
+    value: Expr
+    valid: Expr = TRUE
+    accumulate: Op | None = None
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return (self.valid, *self.index, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """For every point of `axes`: run the reductions in order, then the stores.
+
+    Points are independent of one another, except along the axes named in `ordered`, which run in order.
+    """
+
+    axes: tuple[Expr, ...]
+    stores: tuple[Store, ...]
+    reductions: tuple[Reduction, ...] = ()
+    ordered: tuple[Expr, ...] = ()
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        """Every root expression of the block."""
+        steps = tuple(expr for r in self.reductions for expr in r.step)
+        return steps + tuple(expr for store in self.stores for expr in store.exprs)
+
+    @property
+    def reduce_axes(self) -> tuple[Expr, ...]:
+        return tuple(dict.fromkeys(a for r in self.reductions for a in r.axes))
+
+    def map(self, mapping: dict[Expr, Expr]) -> Block:
+        """The block with expressions (axes, loads, …) replaced and simplified again."""
+        axes = [mapping.get(a, a) for a in self.axes]
+        return replace(
+            self,
+            axes=tuple(a for a in axes if a.op is Leaf.AXIS),
+            ordered=tuple(mapping.get(a, a) for a in self.ordered),
+            reductions=tuple(
+                replace(
+                    r,
+                    axes=tuple(mapping.get(a, a) for a in r.axes),
+                    states=tuple(replace(s, initial=substitute((s.initial,), mapping)[0]) for s in r.states),
+                    step=tuple(substitute(r.step, mapping)),
+                    merge=tuple(substitute(r.merge, mapping)),
+                )
+                for r in self.reductions
+            ),
+            stores=tuple(_map_store(s, *substitute(s.exprs, mapping)) for s in self.stores),
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(_block_lines(self))
+
+
+def _map_store(store: Store, valid: Expr, *rest: Expr) -> Store:
+    return replace(store, valid=valid, index=tuple(rest[:-1]), value=rest[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A buffer that the launcher passes: its logical shape, and whether the kernel reads or writes it."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+    written: bool = False
+    read: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Temporary:
+    """A kernel-private buffer; dimensions in `shared` hold one value at a time per common outer iteration.
+
+    `shared` says how many leading dimensions are indexed by exactly the kernel's common axes, so that a plan that
+    computes it inside those loops needs memory for the remaining dimensions only.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What one launch computes: unrelated nests, each a run of blocks that share their leading axes.
+
+    For one point of a nest's common axes its blocks run in order, so a later block may read what an earlier one
+    stored there. Nothing in a nest depends on another nest of the kernel.
+    """
+
+    arguments: tuple[Argument, ...]
+    nests: tuple[tuple[Block, ...], ...]
+    temporaries: tuple[Temporary, ...] = ()
+    variables: tuple[Expr, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(block for nest in self.nests for block in nest)
+
+    def argument(self, name: str) -> Argument | Temporary:
+        """The argument or temporary of that name."""
+        for candidate in (*self.arguments, *self.temporaries):
+            if candidate.name == name:
+                return candidate
+        raise KeyError(name)
+
+    @property
+    def key(self) -> str:
+        """A digest of the structure: equal for equal kernels, in every process."""
+        return hashlib.sha256(str(self).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        lines = [f"kernel({', '.join(map(_argument_text, self.arguments))}{_variables_text(self)}):"]
+        for temporary in self.temporaries:
+            lines.append(f"  private {temporary.name}: {temporary.dtype}[{_dims(temporary.shape)}] shared {temporary.shared}")
+        for nest in self.nests:
+            shared = ", ".join(str(a) for a in common_axes(nest))
+            lines.append(f"  nest over {shared or 'nothing'}:")
+            for block in nest:
+                lines.extend("    " + line for line in _block_lines(block))
+        return "\n".join(lines)
+
+
+def common_axes(blocks: tuple[Block, ...]) -> tuple[Expr, ...]:
+    """The leading axes that all blocks of a nest have in common (all its axes where it is alone)."""
+    shared = blocks[0].axes
+    for block in blocks[1:]:
+        length = 0
+        while length < min(len(shared), len(block.axes)) and shared[length] is block.axes[length]:
+            length += 1
+        shared = shared[:length]
+    return shared
+
+
+def loads_of(exprs: Iterable[Expr]) -> Iterator[Expr]:
+    """Every LOAD below `exprs`, each once."""
+    return (expr for expr in topological(exprs) if expr.op is Leaf.LOAD)
+
+
+def axes_of(exprs: Iterable[Expr]) -> set[Expr]:
+    """Every AXIS below `exprs`."""
+    return {expr for expr in topological(exprs) if expr.op is Leaf.AXIS}
+
+
+def operations(kernel: Kernel) -> int:
+    """Arithmetic operations of one launch, counting each compute expression once a point (2 for a multiply-add)."""
+    total = 0
+    for block in kernel.blocks:
+        points = evaluate(product(axis_size(a) for a in block.axes))
+        for r in block.reductions:
+            steps = points * evaluate(product(axis_size(a) for a in r.axes))
+            total += steps * sum(_is_work(e) for e in topological(r.step))
+        total += points * sum(_is_work(e) for e in topological(s.value for s in block.stores))
+    return total
+
+
+def _is_work(expr: Expr) -> bool:
+    return expr.dtype is not index and expr.op not in (Op.CONST, Op.CAST, Op.BITCAST, *_LEAVES)
+
+
+_LEAVES = (Leaf.AXIS, Leaf.LOAD, Leaf.STATE, Op.VAR)
+
+
+# ---- printing ----
+
+
+def _dims(shape: Iterable[Dim]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _argument_text(argument: Argument) -> str:
+    mode = ("inout " if argument.read else "out ") if argument.written else ""
+    return f"{mode}{argument.name}: {argument.dtype}[{_dims(argument.shape)}]"
+
+
+def _variables_text(kernel: Kernel) -> str:
+    return "".join(f"; {v.arg} in {v.lo}..{v.hi}" for v in kernel.variables)
+
+
+def _block_lines(block: Block) -> list[str]:
+    lines = []
+    indent = ""
+    if block.axes:
+        names = ", ".join(f"{a.arg} < {axis_size(a)}" for a in block.axes)
+        order = f" in order of {', '.join(str(a) for a in block.ordered)}" if block.ordered else ""
+        lines.append(f"for {names}{order}:")
+        indent = "  "
+    inner = indent
+    for r in block.reductions:
+        names = ", ".join(f"{a.arg} < {axis_size(a)}" for a in r.axes)
+        lines.extend(f"{indent}{s.name}: {s.dtype} = {s.initial}" for s in r.states)
+        lines.append(f"{indent}{'scan' if r.scan else 'reduce'} {names}:")
+        lines.extend(f"{indent}  {s.name} = {step}" for s, step in zip(r.states, r.step, strict=True))
+        if r.op is None:
+            lines.extend(f"{indent}  merge {s.name} = {m}" for s, m in zip(r.states, r.merge, strict=True))
+        inner = indent + "  " if r.scan else indent
+    for store in block.stores:
+        operator = f" {store.accumulate}=" if store.accumulate else " ="
+        gate = "" if store.valid is TRUE else f" if {store.valid}"
+        lines.append(f"{inner}{store.buffer}[{_dims(store.index)}]{operator} {store.value}{gate}")
+    return lines
