@@ -1,0 +1,71 @@
+"""Devices by name: opens the backend of a name once, from the built-in reference or from the plugin that offers it."""
+
+from __future__ import annotations
+
+import threading
+
+from petaflop.config import config
+from petaflop.device.backend import Backend
+from petaflop.errors import PluginError
+from petaflop.plugins.manager import plugin_manager
+
+__all__ = ["clear", "default_device", "get_backend", "register"]
+
+_backends: dict[str, Backend] = {}
+_default: dict[str, str] = {}
+_lock = threading.RLock()
+
+
+def default_device() -> str:
+    """PETAFLOP_DEVICE, else `cpu` if its package is installed, else `reference`; imports no plugin."""
+    if config.device:
+        return config.device
+    if (name := _default.get("name")) is None:
+        name = _default["name"] = "cpu" if "cpu" in plugin_manager().names("backend") else "reference"
+    return name
+
+
+def get_backend(name: str | None = None) -> Backend:
+    """The backend of a device name, opened on first use; the default device's without a name.
+
+    Raises PluginError where no usable plugin offers the name, DeviceError where its device is missing.
+
+    >>> get_backend("reference").name
+    'reference'
+    """
+    name = name or default_device()
+    if (backend := _backends.get(name)) is None:
+        with _lock:
+            if (backend := _backends.get(name)) is None:
+                backend = _backends[name] = _open(name)
+    return backend
+
+
+def _open(name: str) -> Backend:
+    if name == "reference":
+        from petaflop.device.reference import ReferenceBackend
+
+        return ReferenceBackend()
+
+    def check(backend: object) -> None:
+        if not isinstance(backend, Backend):
+            raise PluginError(f"petaflop_backend: expected a Backend, got {type(backend).__name__}")
+        if backend.name != name:
+            raise PluginError(f"petaflop_backend: expected a backend named {name!r}, got {backend.name!r}")
+
+    found = plugin_manager().get("backend", name, check)
+    assert isinstance(found, Backend)
+    return found
+
+
+def register(backend: Backend) -> None:
+    """Use a ready backend under its name in this process, before any plugin of that name."""
+    with _lock:
+        _backends[backend.name] = backend
+
+
+def clear() -> None:
+    """Forget the opened backends and the default; buffers that exist keep theirs."""
+    with _lock:
+        _backends.clear()
+        _default.clear()

@@ -1,0 +1,255 @@
+"""The plugin manager: finds a plugin by name, imports just that one, and turns every failure into one message.
+
+A failure is remembered and repeated, the original error chained; other plugins are not touched by it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from petaflop.config import config
+from petaflop.errors import DeviceError, PluginError
+from petaflop.plugins import hookspecs
+from petaflop.plugins.discovery import Plugin, normalized, scan
+from petaflop.plugins.hookspecs import API_VERSION, KINDS, OLDEST_API_VERSION
+
+if TYPE_CHECKING:
+    from petaflop.device.backend import DeviceInfo
+    from petaflop.profile import CompileRecord
+
+__all__ = ["BUILT_IN", "STATUSES", "PluginManager", "plugin_manager"]
+
+STATUSES = ("available", "loaded", "disabled", "incompatible", "conflict", "broken", "no-device")
+BUILT_IN: tuple[tuple[str, str], ...] = (("backend", "reference"),)
+
+_log = logging.getLogger("petaflop.plugins")
+
+
+class PluginManager:
+    """Plugins of all kinds; threads may share one. `plugin_manager()` is the one that petaflop uses."""
+
+    def __init__(self) -> None:
+        self._hooks = pluggy.PluginManager("petaflop")
+        self._hooks.add_hookspecs(hookspecs)
+        self._hooks.hook.petaflop_configure.call_historic(kwargs={"config": config})
+        self._lock = threading.RLock()
+        self._rows: list[Plugin] | None = None
+
+    # ---- what there is ----
+
+    def plugins(self) -> list[Plugin]:
+        """Every plugin, with the status that it has now; reads metadata once and imports nothing."""
+        with self._lock:
+            if self._rows is None:
+                self._rows = [_built_in(kind, name) for kind, name in BUILT_IN] + scan()
+            _judge(self._rows)
+            return list(self._rows)
+
+    def names(self, kind: str) -> list[str]:
+        """The names of a kind that may be used, broken ones included, as nobody knows before the import."""
+        blocked = ("disabled", "incompatible")
+        return sorted({p.name for p in self.plugins() if p.kind == kind and p.status not in blocked})
+
+    def dead_words(self) -> list[str]:
+        """Words of PETAFLOP_DISABLE_PLUGINS that match no plugin."""
+        external = [plugin for plugin in self.plugins() if not _is_built_in(plugin)]
+        return [w for w in config.disable_plugins if w != "*" and not any(_matches(w, p) for p in external)]
+
+    def find(self, kind: str, name: str) -> Plugin:
+        """The one plugin of that name; PluginError if there is none, more than one, or one that must not be used."""
+        rows = [plugin for plugin in self.plugins() if plugin.kind == kind and plugin.name == name]
+        usable = [plugin for plugin in rows if plugin.status not in ("disabled", "incompatible", "conflict")]
+        if len(usable) == 1:
+            return usable[0]
+        if not rows:
+            raise PluginError(self._unknown(kind, name))
+        worst = max(rows, key=lambda plugin: ("disabled", "incompatible", "conflict").index(plugin.status))
+        if worst.status == "conflict":
+            packages = [plugin for plugin in rows if plugin.status == "conflict"]
+            raise PluginError(
+                f"{KINDS[kind].noun} {name!r} is provided by {len(packages)} packages: "
+                f"{' and '.join(plugin.source for plugin in packages)}. "
+                f"Choose: PETAFLOP_DISABLE_PLUGINS={packages[-1].package}"
+            )
+        raise PluginError(f"{KINDS[kind].noun} {name!r} cannot be used: {worst.why}")
+
+    def _unknown(self, kind: str, name: str) -> str:
+        names = self.names(kind)
+        close = difflib.get_close_matches(name, names, 1, 0.7)
+        advice = f"Did you mean {close[0]!r}?" if close else ""
+        if not close and re.fullmatch(r"[a-z][a-z0-9]*", name):
+            advice = f"If there is a package for it, it may be called petaflop-{name}"
+        noun = KINDS[kind].noun
+        return f"no plugin provides {noun} {name!r}. Installed: {', '.join(names) or 'none'}. {advice}".rstrip()
+
+    # ---- using one ----
+
+    def load(self, kind: str, name: str) -> Plugin:
+        """Import the plugin of that name, once; PluginError, the same one each time, if that fails."""
+        with self._lock:
+            plugin = self.find(kind, name)
+            if plugin.outcome == "broken":
+                raise PluginError(_broken(plugin)) from plugin.error
+            if plugin.entry is None or plugin.outcome:
+                return plugin
+            plugin.outcome, plugin.why = "broken", "it asks for itself while it is imported"
+            started = time.perf_counter()
+            try:
+                self._register(plugin)
+            except (Exception, SystemExit) as error:
+                raise self._fail(plugin, error) from error
+            except BaseException:  # an interrupt says nothing about the plugin
+                plugin.outcome, plugin.why = "", ""
+                raise
+            plugin.outcome, plugin.why = "loaded", ""
+            plugin.load_ms = (time.perf_counter() - started) * 1e3
+            return plugin
+
+    def _register(self, plugin: Plugin) -> None:
+        assert plugin.entry is not None
+        module = plugin.entry.load()
+        if self._hooks.get_plugin(plugin.entry.value) is None:  # several names may share a module
+            try:
+                self._hooks.register(module, plugin.entry.value)
+                self._hooks.check_pending()
+            except (Exception, SystemExit):
+                if self._hooks.get_plugin(plugin.entry.value) is not None:
+                    self._hooks.unregister(name=plugin.entry.value)
+                raise
+        hook = KINDS[plugin.kind].hook
+        if hook is not None and not self._implements(plugin, hook):
+            raise PluginError(f"{plugin.entry.value} has no function {hook} marked with @hookimpl")
+
+    def _implements(self, plugin: Plugin, hook: str) -> bool:
+        assert plugin.entry is not None
+        implementations = getattr(self._hooks.hook, hook).get_hookimpls()
+        return any(each.plugin_name == plugin.entry.value for each in implementations)
+
+    def _fail(self, plugin: Plugin, error: BaseException) -> PluginError:
+        plugin.outcome, plugin.why, plugin.error = "broken", _one_line(error), error
+        return PluginError(_broken(plugin))
+
+    def _ask(self, plugin: Plugin, hook: str, **arguments: Any) -> Any:
+        """Call a hook of this plugin alone, so that what others were loaded never matters."""
+        assert plugin.entry is not None
+        module = self._hooks.get_plugin(plugin.entry.value)
+        others = [each for each in self._hooks.get_plugins() if each is not module]
+        return self._hooks.subset_hook_caller(hook, others)(**arguments)
+
+    def get(self, kind: str, name: str, check: Callable[[Any], None] | None = None) -> Any:
+        """The object that the plugin hands over; `check` raises what is wrong with it.
+
+        A DeviceError of the plugin means that it is well but has no device; it is asked again the next time.
+        """
+        with self._lock:
+            plugin = self.load(kind, name)
+            hook = KINDS[kind].hook
+            assert hook is not None
+            try:
+                result = self._ask(plugin, hook, name=name)
+                if result is None:
+                    raise PluginError(f"{hook} gave None for the name {name!r} that its package offers")
+                if check is not None:
+                    check(result)
+            except DeviceError as error:
+                plugin.outcome, plugin.why, plugin.error = "no-device", _one_line(error), error
+                raise DeviceError(f"{KINDS[kind].noun} {name!r} cannot be used: {error}") from error
+            except (Exception, SystemExit) as error:
+                raise self._fail(plugin, error) from error
+            plugin.outcome, plugin.why = "loaded", ""
+            return result
+
+    def probe(self, kind: str, name: str) -> Sequence[DeviceInfo]:
+        """The devices that a plugin sees; it may crash, so callers give it a process of its own."""
+        plugin = self.load(kind, name)
+        return [info for infos in self._ask(plugin, "petaflop_probe") for info in infos]
+
+    def kernel_compiled(self, record: CompileRecord) -> None:
+        """Tell the tools named in PETAFLOP_TOOLS; what one of them raises is logged and goes no further."""
+        for name in config.tools:
+            try:
+                plugin = self.load("tool", name)
+                self._ask(plugin, "petaflop_kernel_compiled", record=record)
+            except Exception:
+                _log.exception("tool %r failed on kernel %s", name, record.name)
+
+
+@functools.cache
+def plugin_manager() -> PluginManager:
+    """The manager of this process; the first call reads no metadata yet."""
+    return PluginManager()
+
+
+# ---- judging and wording ----
+
+
+def _judge(rows: Sequence[Plugin]) -> None:
+    """Set the status of every row from its outcome and from what forbids it."""
+    offers: dict[tuple[str, str], list[Plugin]] = {}
+    for plugin in rows:
+        if not plugin.is_spoken:
+            plugin.status, plugin.why = "incompatible", _incompatible(plugin)
+        elif not _is_built_in(plugin) and any(_matches(word, plugin) for word in config.disable_plugins):
+            plugin.status = "disabled"
+            plugin.why = f"PETAFLOP_DISABLE_PLUGINS hides {plugin.name!r} of {plugin.source}"
+        else:
+            if plugin.status in ("disabled", "conflict"):  # no longer, since the setting may have changed
+                plugin.why = _one_line(plugin.error) if plugin.error is not None else ""
+            plugin.status = plugin.outcome or "available"
+            offers.setdefault((plugin.kind, plugin.name), []).append(plugin)
+    for group in offers.values():
+        for plugin in group if len(group) > 1 else ():
+            if not _is_built_in(plugin):
+                others = " and ".join(other.source for other in group if other is not plugin)
+                plugin.status, plugin.why = "conflict", f"also provided by {others}"
+
+
+def _built_in(kind: str, name: str) -> Plugin:
+    return Plugin(kind, name, "petaflop", _core_version(), API_VERSION)
+
+
+def _is_built_in(plugin: Plugin) -> bool:
+    return plugin.entry is None and (plugin.kind, plugin.name) in BUILT_IN
+
+
+def _matches(word: str, plugin: Plugin) -> bool:
+    return word in ("*", plugin.name) or normalized(word) == normalized(plugin.package)
+
+
+def _core_version() -> str:
+    return str(sys.modules["petaflop"].__version__)
+
+
+def _incompatible(plugin: Plugin) -> str:
+    assert plugin.api is not None
+    spoken = f"v{API_VERSION}" if API_VERSION == OLDEST_API_VERSION else f"v{OLDEST_API_VERSION}..v{API_VERSION}"
+    older = plugin.package if plugin.api < OLDEST_API_VERSION else "petaflop"
+    return (
+        f"{plugin.source} speaks plugin API v{plugin.api}; this petaflop {_core_version()} speaks {spoken}. "
+        f"Try: pip install -U {older}"
+    )
+
+
+def _broken(plugin: Plugin) -> str:
+    noun = KINDS[plugin.kind].noun
+    way_out = "run with PETAFLOP_DEVICE=reference" if plugin.kind == "backend" else "reinstall its package"
+    return (
+        f"{noun} {plugin.name!r} cannot be used: {plugin.source} is broken: {plugin.why}. Fix it, or {way_out}; "
+        f"`petaflop plugins -v --probe {plugin.name}` prints the traceback; "
+        f"PETAFLOP_DISABLE_PLUGINS={plugin.package} hides it"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
