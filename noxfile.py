@@ -1,0 +1,179 @@
+"""The matrix: sessions install built wheels, by path, in environments of their own and run outside the tree.
+
+`nox` runs lint, core, backend(...) and together; `nox -s demo` shows it all working; `nox -l` lists the rest.
+Never install our packages by name: until the first release anyone could own the names on the index.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "virtualenv"  # nox brings it, and its pip knows every index and option
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "core", "backend", "together"]
+
+ROOT = Path(__file__).parent.resolve()
+DIST = ROOT / "dist"
+PACKAGES = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("packages/*/pyproject.toml"))}
+METADATA = {name: nox.project.load_toml(folder / "pyproject.toml") for name, folder in PACKAGES.items()}
+BACKENDS = [name.removeprefix("backend-") for name in PACKAGES if name.startswith("backend-")]
+
+MAGIKA = "magika==1.0.3"
+PEERS = ["torch==2.13.0", "onnxruntime>=1.20", "scikit-learn>=1.5"]
+TESTS = ["pytest>=8.2", "hypothesis>=6.100"]
+LINTERS = ["ruff>=0.14", "mypy>=1.18", "nox>=2024.4.15"]
+
+
+def requirements() -> list[str]:
+    """What our packages need from others."""
+    ours = {table["project"]["name"] for table in METADATA.values()}
+    needs = {need for table in METADATA.values() for need in table["project"]["dependencies"]}
+    return sorted(need for need in needs if need.split(">")[0] not in ours)
+
+
+def wheel(package: str) -> Path:
+    """The wheel that the `build` session made of a package."""
+    stem = METADATA[package]["project"]["name"].replace("-", "_")
+    (path,) = DIST.glob(f"{stem}-[0-9]*.whl")
+    return path
+
+
+def provide(session: nox.Session, packages: list[str], others: list[str]) -> None:
+    """Install these packages' wheels and other requirements, unless the environment holds just these."""
+    wheels = [wheel(package) for package in packages]
+    wanted = json.dumps([others, [hashlib.sha256(path.read_bytes()).hexdigest() for path in wheels]])
+    stamp = Path(session.virtualenv.location) / "provided.json"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    stamp.unlink(missing_ok=True)
+    session.install(*map(str, wheels), *others)
+    session.install("--force-reinstall", "--no-deps", *map(str, wheels))
+    stamp.write_text(wanted)
+
+
+def environment(folder: str) -> dict[str, str | None]:
+    """Variables that keep a run to itself: no path into the tree, no setting of the user's, its own cache."""
+    leaks = {name: None for name in os.environ if name.startswith(("PETAFLOP_", "PYTHONPATH", "PYTEST_"))}
+    return {**leaks, "PETAFLOP_CACHE_DIR": str(Path(folder) / "cache")}
+
+
+def test(session: nox.Session, *arguments: str | Path, **variables: str) -> None:
+    """Run pytest in an empty folder outside the tree, so that only what is installed can be imported."""
+    with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
+        env = {**environment(folder), **variables}
+        session.run("pytest", *map(str, arguments), *session.posargs, env=env)
+
+
+def unit_tests(session: nox.Session, *folders: Path, **variables: str) -> None:
+    """Run the tests in these folders of the tree with the settings of the top-level pyproject.toml."""
+    test(session, "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, *folders, **variables)
+
+
+def magika_model(session: nox.Session) -> Path:
+    """The model file in magika's wheel: one fixed wheel on every platform, taken as data, not installed."""
+    folder = Path(session.virtualenv.location) / "magika"
+    if not any(folder.glob("magika/models/*/model.onnx")):
+        fixed = ["--no-deps", "--only-binary=:all:", "--platform", "manylinux_2_28_x86_64"]
+        session.run("python", "-m", "pip", "download", "--quiet", *fixed, "--dest", str(folder), MAGIKA)
+        (archive,) = folder.glob("*.whl")
+        session.run("python", "-m", "zipfile", "-e", str(archive), str(folder))
+        archive.unlink()
+    (model,) = folder.glob("magika/models/*/model.onnx")
+    return model
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel of every package into dist/."""
+    session.install("hatchling>=1.27")
+    for old in DIST.glob("*.whl"):
+        old.unlink()
+    for folder in PACKAGES.values():
+        with session.chdir(folder):
+            session.run("hatchling", "build", "-t", "wheel", "-d", str(DIST), silent=True)
+    session.log("built " + ", ".join(sorted(path.name for path in DIST.glob("*.whl"))))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format and types, and print the table of lines and tokens per file."""
+    session.install(*LINTERS, *TESTS, *requirements())
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy", "noxfile.py", "tools", *[str(folder / "src") for folder in PACKAGES.values()])
+    session.run("python", "tools/size.py")
+
+
+@nox.session(requires=["build"])
+def core(session: nox.Session) -> None:
+    """Test core alone, on the reference device."""
+    provide(session, ["core"], TESTS)
+    unit_tests(session, PACKAGES["core"] / "tests")
+
+
+@nox.session(requires=["build"])
+@nox.parametrize("name", [nox.param(name, id=name) for name in BACKENDS])
+def backend(session: nox.Session, name: str) -> None:
+    """Test one backend with core, then hold it and the reference to the suite, fused and unfused."""
+    provide(session, ["core", f"backend-{name}", "conformance"], TESTS)
+    unit_tests(session, PACKAGES[f"backend-{name}"] / "tests", PACKAGES["conformance"] / "tests")
+    for device in ("reference", name):
+        for fuse in ("1", "0"):
+            session.log(f"conformance of {device}, fusion {'on' if fuse == '1' else 'off'}")
+            test(session, f"--petaflop-backend={device}", PETAFLOP_FUSE=fuse)
+
+
+@nox.session(requires=["build"])
+def together(session: nox.Session) -> None:
+    """Test what crosses packages, with all of them and the heavy peers in one environment."""
+    provide(session, list(PACKAGES), TESTS + PEERS)
+    apart = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}
+    folders = [folder / "tests" for name, folder in PACKAGES.items() if name not in apart]
+    unit_tests(session, *folders, ROOT / "tests", MAGIKA_MODEL=str(magika_model(session)))
+
+
+@nox.session(requires=["build"])
+def demo(session: nox.Session) -> None:
+    """Run a real model, train one, and print what every fused kernel took."""
+    provide(session, ["core", "backend-cpu", "onnx"], ["scikit-learn>=1.5"])
+    model = magika_model(session)
+    with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
+        example = ROOT / "examples" / "demo.py"
+        session.run("python", str(example), str(model), *session.posargs, env=environment(folder))
+
+
+@nox.session(requires=["build"])
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks side by side with their peers: all of them, or those named after `--`."""
+    provide(session, list(PACKAGES), PEERS)
+    names = session.posargs or [path.stem for path in sorted(ROOT.glob("benchmarks/[a-z]*.py"))]
+    with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
+        for name in names:
+            session.run("python", str(ROOT / "benchmarks" / f"{name}.py"), env=environment(folder))
+
+
+@nox.session(requires=["build"])
+def docs(session: nox.Session) -> None:
+    """Write the documents that are generated from tables in the code."""
+    provide(session, ["core"], [])
+    session.run("python", "tools/docs.py", *session.posargs, env={"PYTHONPATH": None})
+
+
+@nox.session(venv_backend="none")
+def dev(session: nox.Session) -> None:
+    """Make .venv for working on petaflop: every package editable, with linters, test tools and peers."""
+    folder = ROOT / ".venv"
+    python = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    if not Path(python).exists():
+        session.run(sys.executable, "-m", "virtualenv", str(folder))
+    install = [python, "-m", "pip", "install"]
+    tools = ["hatchling>=1.27", "editables>=0.5"]
+    session.run(*install, *tools, *LINTERS, *TESTS, *PEERS, *requirements(), external=True)
+    editable = [word for folder in PACKAGES.values() for word in ("-e", str(folder))]
+    session.run(*install, "--no-build-isolation", "--no-deps", *editable, external=True)
