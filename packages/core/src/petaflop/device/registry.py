@@ -1,13 +1,16 @@
-"""Devices by name: opens the backend of a name once, from the built-in reference or from the plugin that offers it."""
+"""Devices by name: opens a backend once, either the built-in reference or what the plugin of that name gives.
+
+The plugin manager is imported when it is needed: what it takes to read package metadata is slow to import.
+"""
 
 from __future__ import annotations
 
 import threading
 
+from petaflop import profile
 from petaflop.config import config
 from petaflop.device.backend import Backend
 from petaflop.errors import PluginError
-from petaflop.plugins.manager import plugin_manager
 
 __all__ = ["clear", "default_device", "get_backend", "register"]
 
@@ -21,6 +24,8 @@ def default_device() -> str:
     if config.device:
         return config.device
     if (name := _default.get("name")) is None:
+        from petaflop.plugins.manager import plugin_manager
+
         name = _default["name"] = "cpu" if "cpu" in plugin_manager().names("backend") else "reference"
     return name
 
@@ -38,6 +43,7 @@ def get_backend(name: str | None = None) -> Backend:
         with _lock:
             if (backend := _backends.get(name)) is None:
                 backend = _backends[name] = _open(name)
+                _attach_tools()
     return backend
 
 
@@ -46,6 +52,8 @@ def _open(name: str) -> Backend:
         from petaflop.device.reference import ReferenceBackend
 
         return ReferenceBackend()
+
+    from petaflop.plugins.manager import plugin_manager
 
     def check(backend: object) -> None:
         if not isinstance(backend, Backend):
@@ -56,6 +64,16 @@ def _open(name: str) -> Backend:
     found = plugin_manager().get("backend", name, check)
     assert isinstance(found, Backend)
     return found
+
+
+def _attach_tools() -> None:
+    """Let the observers of PETAFLOP_TOOLS see every compile from now on."""
+    if config.tools:
+        from petaflop.plugins.manager import plugin_manager
+
+        observer = plugin_manager().kernel_compiled
+        if observer not in profile.observers:
+            profile.observers.append(observer)
 
 
 def register(backend: Backend) -> None:

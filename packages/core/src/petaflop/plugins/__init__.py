@@ -1,1 +1,1 @@
-"""Plugins: found through package metadata, imported by name when used, and never able to take one another down."""
+"""Plugins: found through package metadata, imported by name when used, unable to take one another down."""

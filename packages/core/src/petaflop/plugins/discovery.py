@@ -22,7 +22,7 @@ _VERSIONED_GROUP = re.compile(r"(petaflop\.\w+)\.v(\d+)")
 class Plugin:
     """One name that one package offers.
 
-    `outcome` is what came of using it ("" before); `status` is that or what forbids it, as the manager sees it now.
+    `outcome` is what came of using it ("" before); `status` is that, or what forbids to use it now.
     """
 
     kind: str
@@ -73,7 +73,7 @@ def _offers(package: Distribution, name: str, version: str) -> Iterator[Plugin]:
     path = str(package.locate_file(""))
     try:
         entries = list(package.entry_points)
-    except Exception as error:  # any parser error: one bad file must not hide the other packages
+    except Exception as error:  # noqa: BLE001 – whatever is wrong with one file, the others must be seen
         why = f"entry_points.txt cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
         yield Plugin("unknown", name, name, version, path=path, outcome="broken", why=why, error=error)
         return

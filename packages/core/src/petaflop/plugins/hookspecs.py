@@ -1,7 +1,7 @@
 """The hooks that a plugin may implement, and the table of plugin kinds; `docs/plugins.md` lists both.
 
-Hooks are doors, objects are rooms: a hook hands over a Backend, a format or an importer, and everything else is an
-attribute of that object. No hook runs per launch, and none changes generated code.
+Hooks are doors, objects are rooms: a hook hands over a Backend, a format or an importer, and everything else
+is an attribute of that object. No hook runs per launch, and none changes generated code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ hookimpl = pluggy.HookimplMarker("petaflop")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of plugin: its entry-point group, the hook that hands the object over, and its name in messages."""
+    """One kind of plugin: its entry-point group, the hook that hands it over, its noun in messages."""
 
     name: str
     group: str
@@ -58,12 +58,12 @@ def petaflop_configure(config: Config) -> None:
 
 @hookspec(firstresult=True)
 def petaflop_backend(name: str) -> Backend | None:
-    """The backend of a device name; raises DeviceError, saying what to install, where the device is missing."""
+    """The backend of a device name; DeviceError, saying what to install, where the device is missing."""
 
 
 @hookspec
-def petaflop_probe() -> Sequence[DeviceInfo]:
-    """The devices that this plugin sees; only `petaflop devices` and `--probe` call it, in a process of its own."""
+def petaflop_probe() -> Sequence[DeviceInfo]:  # type: ignore[empty-body]
+    """The devices that this plugin sees; `petaflop devices` and `--probe` ask, in a process of its own."""
 
 
 @hookspec(firstresult=True)
@@ -83,4 +83,4 @@ def petaflop_importer(name: str) -> Importer | None:
 
 @hookspec
 def petaflop_kernel_compiled(record: CompileRecord) -> None:
-    """Observes a compiled kernel; only plugins named in PETAFLOP_TOOLS are asked, and their errors are only logged."""
+    """Observes a compiled kernel; asked are plugins that PETAFLOP_TOOLS names, their errors are logged."""

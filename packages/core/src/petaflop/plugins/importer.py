@@ -15,7 +15,7 @@ __all__ = ["ImportedModel", "Importer", "TensorSpec", "check_inputs"]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output of a model: a string in `shape` is a size that may vary, but is one size per name."""
+    """One input or output of a model: a string in `shape` is a size that may vary, one size per name."""
 
     name: str
     dtype: DType
@@ -28,7 +28,7 @@ class TensorSpec:
 
 
 class ImportedModel(Protocol):
-    """A model that an importer made of a file: call it with arrays by input name, get Tensors by output name."""
+    """A model that an importer made of a file: takes arrays by input name, gives Tensors by output name."""
 
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
@@ -38,7 +38,7 @@ class ImportedModel(Protocol):
 
 @runtime_checkable
 class Importer(Protocol):
-    """Reads model files with one of `extensions` (".onnx"); `load` raises FileFormatError for what is not one."""
+    """Reads model files with one of `extensions` (".onnx"); `load` raises FileFormatError for others."""
 
     name: str
     extensions: tuple[str, ...]
@@ -73,9 +73,8 @@ def _check_one(spec: TensorSpec, array: Any, sizes: dict[str, tuple[int, str]], 
         if isinstance(expected, str):
             before, where = sizes.setdefault(expected, (size, spec.name))
             if before != size:
-                raise ArgumentError(
-                    f"{source}: input {spec.name}: expected {expected} = {before} as in {where}, got {size} in {got}"
-                )
+                wanted = f"{expected} = {before} as in {where}"
+                raise ArgumentError(f"{source}: input {spec.name}: expected {wanted}, got {got}")
 
 
 def _names(names: Any) -> str:

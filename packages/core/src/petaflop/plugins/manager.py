@@ -1,4 +1,4 @@
-"""The plugin manager: finds a plugin by name, imports just that one, and turns every failure into one message.
+"""The plugin manager: finds a plugin by name, imports just that one, turns every failure into one message.
 
 A failure is remembered and repeated, the original error chained; other plugins are not touched by it.
 """
@@ -66,7 +66,7 @@ class PluginManager:
         return [w for w in config.disable_plugins if w != "*" and not any(_matches(w, p) for p in external)]
 
     def find(self, kind: str, name: str) -> Plugin:
-        """The one plugin of that name; PluginError if there is none, more than one, or one that must not be used."""
+        """The one plugin of that name; PluginError if there is none, more than one, or one not to be used."""
         rows = [plugin for plugin in self.plugins() if plugin.kind == kind and plugin.name == name]
         usable = [plugin for plugin in rows if plugin.status not in ("disabled", "incompatible", "conflict")]
         if len(usable) == 1:
@@ -89,8 +89,8 @@ class PluginManager:
         advice = f"Did you mean {close[0]!r}?" if close else ""
         if not close and re.fullmatch(r"[a-z][a-z0-9]*", name):
             advice = f"If there is a package for it, it may be called petaflop-{name}"
-        noun = KINDS[kind].noun
-        return f"no plugin provides {noun} {name!r}. Installed: {', '.join(names) or 'none'}. {advice}".rstrip()
+        installed = ", ".join(names) or "none"
+        return f"no plugin provides {KINDS[kind].noun} {name!r}. Installed: {installed}. {advice}".rstrip()
 
     # ---- using one ----
 
@@ -180,7 +180,7 @@ class PluginManager:
             try:
                 plugin = self.load("tool", name)
                 self._ask(plugin, "petaflop_kernel_compiled", record=record)
-            except Exception:
+            except Exception:  # noqa: BLE001 – an observer must not stop what it observes
                 _log.exception("tool %r failed on kernel %s", name, record.name)
 
 
@@ -232,7 +232,7 @@ def _core_version() -> str:
 
 def _incompatible(plugin: Plugin) -> str:
     assert plugin.api is not None
-    spoken = f"v{API_VERSION}" if API_VERSION == OLDEST_API_VERSION else f"v{OLDEST_API_VERSION}..v{API_VERSION}"
+    spoken = "..".join(f"v{version}" for version in sorted({OLDEST_API_VERSION, API_VERSION}))
     older = plugin.package if plugin.api < OLDEST_API_VERSION else "petaflop"
     return (
         f"{plugin.source} speaks plugin API v{plugin.api}; this petaflop {_core_version()} speaks {spoken}. "
@@ -244,7 +244,8 @@ def _broken(plugin: Plugin) -> str:
     noun = KINDS[plugin.kind].noun
     way_out = "run with PETAFLOP_DEVICE=reference" if plugin.kind == "backend" else "reinstall its package"
     return (
-        f"{noun} {plugin.name!r} cannot be used: {plugin.source} is broken: {plugin.why}. Fix it, or {way_out}; "
+        f"{noun} {plugin.name!r} cannot be used: {plugin.source} is broken: {plugin.why}. "
+        f"Fix it, or {way_out}; "
         f"`petaflop plugins -v --probe {plugin.name}` prints the traceback; "
         f"PETAFLOP_DISABLE_PLUGINS={plugin.package} hides it"
     )

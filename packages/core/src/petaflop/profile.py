@@ -1,0 +1,231 @@
+"""Records of what ran: kernels with time, bytes and operations; compiles by stage; memory by the user's line.
+
+`recorders` is an empty tuple unless a profile is active, so being off costs the driver one attribute check.
+All threads are recorded. The record functions also do the printing that PETAFLOP_DEBUG asks for.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from petaflop import debug
+from petaflop.config import config
+from petaflop.report import Ceilings, KernelTotal, kernel_table, memory_table, totals, write_trace
+
+__all__ = [
+    "Ceilings",
+    "CompileRecord",
+    "KernelTotal",
+    "LaunchRecord",
+    "MemoryEvent",
+    "Profile",
+    "ScheduleRecord",
+    "clock",
+    "profile",
+    "record_allocation",
+    "record_compile",
+    "record_free",
+    "record_launch",
+    "record_schedule",
+    "record_tensor",
+    "user_line",
+]
+
+clock = time.perf_counter
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRecord:
+    """One launch: `seconds` from `started`, the bytes of its arguments, and its arithmetic operations."""
+
+    name: str
+    kernel: Any
+    backend: str
+    started: float
+    seconds: float
+    bytes: int
+    operations: int
+    thread: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompileRecord:
+    """One kernel made ready to launch: seconds by stage; `cached` says that its binary came from the disk.
+
+    `plan`, `loops` and `source` are None where there are none: an interpreting backend, or a cached binary.
+    """
+
+    name: str
+    kernel: Any
+    backend: str
+    started: float
+    stages: Mapping[str, float]
+    cached: bool
+    plan: Any = None
+    loops: Any = None
+    source: str | None = None
+    assembly: Callable[[], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    """One schedule: the graph as text where the profile asked for it, and the steps that it became."""
+
+    graph: str
+    schedule: Any
+    seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEvent:
+    """Memory taken (`size` > 0), given back (< 0) or named (0)."""
+
+    at: float
+    identity: int
+    size: int
+    text: str
+
+
+@dataclass(eq=False)
+class Profile:
+    """What ran while the block of `with profile() as p:` was active.
+
+    `describe` turns the roots of a schedule into text; with it, records keep plans, loops and sources too.
+    """
+
+    describe: Callable[[Sequence[Any]], str] | None = None
+    launches: list[LaunchRecord] = field(default_factory=list)
+    compiles: list[CompileRecord] = field(default_factory=list)
+    schedules: list[ScheduleRecord] = field(default_factory=list)
+    memory: list[MemoryEvent] = field(default_factory=list)
+
+    def __enter__(self) -> Profile:
+        global recorders
+        with _lock:
+            recorders = (*recorders, self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        global recorders
+        with _lock:
+            recorders = tuple(each for each in recorders if each is not self)
+
+    def kernels(self) -> list[KernelTotal]:
+        """Launches added up by kernel and backend, the longest total first."""
+        return totals(self.launches)
+
+    def table(self, ceilings: Ceilings | None = None) -> str:
+        """The kernels as text; with `ceilings`, the share of what the machine can do and what binds."""
+        return kernel_table(self.kernels(), ceilings)
+
+    def memory_table(self) -> str:
+        """The peak of memory taken meanwhile, and what was alive then, by tensor and by the user's line."""
+        return memory_table(self.memory)
+
+    def save_trace(self, path: str | Path) -> None:
+        """Write a Chrome trace (chrome://tracing, ui.perfetto.dev) of compiles, launches and memory."""
+        write_trace(Path(path), self.launches, self.compiles, self.memory)
+
+
+recorders: tuple[Profile, ...] = ()
+observers: list[Callable[[CompileRecord], None]] = []
+_lock = threading.Lock()
+
+
+def profile() -> Profile:
+    """Record what runs in a block.
+
+    >>> with profile() as p:
+    ...     (Tensor.rand(64, 64) @ Tensor.rand(64, 64)).realize()
+    >>> print(p.table())
+    """
+    return Profile()
+
+
+# ---- what the driver calls ----
+
+
+def record_launch(
+    name: str, kernel: Any, backend: str, started: float, seconds: float, bytes: int, operations: int
+) -> None:
+    """A finished launch, which began at `started` of `clock()`."""
+    record = LaunchRecord(name, kernel, backend, started, seconds, bytes, operations, threading.get_ident())
+    for recorder in recorders:
+        recorder.launches.append(record)
+    if config.debug >= 2:
+        debug.show_launch(record)
+
+
+def record_compile(
+    name: str,
+    kernel: Any,
+    backend: str,
+    stages: Mapping[str, float],
+    cached: bool = False,
+    plan: Any = None,
+    loops: Any = None,
+    source: str | None = None,
+    assembly: Callable[[], str] | None = None,
+) -> None:
+    """A kernel that became ready to launch just now; costs three checks when nobody listens."""
+    if not (recorders or observers or config.debug):
+        return
+    started = clock() - sum(stages.values())
+    brief = CompileRecord(name, kernel, backend, started, dict(stages), cached)
+    record = replace(brief, plan=plan, loops=loops, source=source, assembly=assembly)
+    for recorder in recorders:
+        recorder.compiles.append(record if recorder.describe is not None else brief)
+    for observer in observers:
+        observer(record)
+    if config.debug >= 1:
+        debug.show_compile(record)
+
+
+def record_schedule(roots: Sequence[Any], schedule: Any, seconds: float, cached: bool = False) -> None:
+    """A schedule, made or found in the cache, of the nodes `roots`."""
+    for recorder in recorders:
+        graph = recorder.describe(roots) if recorder.describe is not None else ""
+        recorder.schedules.append(ScheduleRecord(graph, schedule, seconds, cached))
+
+
+def record_allocation(identity: int, size: int) -> None:
+    """`size` bytes taken, on behalf of the user's current line."""
+    _remember(MemoryEvent(clock(), identity, size, user_line()))
+
+
+def record_tensor(identity: int, text: str) -> None:
+    """What an allocation holds, such as "float32[64, 10]"."""
+    _remember(MemoryEvent(clock(), identity, 0, text))
+
+
+def record_free(identity: int, size: int) -> None:
+    """`size` bytes given back."""
+    _remember(MemoryEvent(clock(), identity, -size, ""))
+
+
+def _remember(event: MemoryEvent) -> None:
+    for recorder in recorders:
+        recorder.memory.append(event)
+
+
+def user_line() -> str:
+    """`file:line: source` of the innermost frame outside petaflop and its plugins; "" where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0].partition("_")[0] != "petaflop":
+            path, line = frame.f_code.co_filename, frame.f_lineno
+            return f"{path}:{line}: {linecache.getline(path, line).strip()}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""

@@ -1,0 +1,182 @@
+"""Records as tables and as a Chrome trace."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from petaflop.debug import rate
+
+if TYPE_CHECKING:
+    from petaflop.profile import CompileRecord, LaunchRecord, MemoryEvent
+
+__all__ = ["Ceilings", "KernelTotal", "kernel_table", "memory_table", "totals", "write_trace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What a machine was measured to do at best: operations and bytes per second."""
+
+    operations: float
+    bandwidth: float
+
+    def __str__(self) -> str:
+        return f"{self.operations / 1e9:.1f} GFLOP/s, {self.bandwidth / 1e9:.1f} GB/s"
+
+
+@dataclass(slots=True)
+class KernelTotal:
+    """All launches of one kernel on one backend."""
+
+    name: str
+    backend: str
+    kernel: Any
+    calls: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    operations: int = 0
+
+    def share(self, ceilings: Ceilings) -> tuple[float, str]:
+        """The least time that the machine allows over the time taken, and which limit that is."""
+        compute, memory = self.operations / ceilings.operations, self.bytes / ceilings.bandwidth
+        floor, binds = (compute, "compute") if compute > memory else (memory, "memory")
+        return (floor / self.seconds if self.seconds > 0 else 0.0), binds
+
+
+def totals(launches: Iterable[LaunchRecord]) -> list[KernelTotal]:
+    """Launches added up by kernel and backend, the longest total first."""
+    found: dict[tuple[str, str], KernelTotal] = {}
+    for launch in launches:
+        key = (launch.name, launch.backend)
+        total = found.setdefault(key, KernelTotal(*key, launch.kernel))
+        total.calls += 1
+        total.seconds += launch.seconds
+        total.bytes += launch.bytes
+        total.operations += launch.operations
+    return sorted(found.values(), key=lambda total: -total.seconds)
+
+
+def kernel_table(kernels: Sequence[KernelTotal], ceilings: Ceilings | None = None) -> str:
+    """One line per kernel, and their sum."""
+    heads = ["kernel", "device", "calls", "ms", "time", "us/call", "GFLOP/s", "GB/s"]
+    heads += ["ceiling", "bound by"] if ceilings is not None else []
+    seconds = sum(kernel.seconds for kernel in kernels)
+    rows = [_kernel_row(kernel, seconds, ceilings) for kernel in kernels]
+    calls = sum(kernel.calls for kernel in kernels)
+    rows.append([f"{len(kernels)} kernels", "", str(calls), f"{seconds * 1e3:.3f}", *[""] * (len(heads) - 4)])
+    return _aligned([heads, *rows], left=2)
+
+
+def _kernel_row(kernel: KernelTotal, seconds: float, ceilings: Ceilings | None) -> list[str]:
+    row = [
+        kernel.name,
+        kernel.backend,
+        str(kernel.calls),
+        f"{kernel.seconds * 1e3:.3f}",
+        f"{100 * kernel.seconds / seconds if seconds else 0:.1f}%",
+        f"{kernel.seconds * 1e6 / kernel.calls:.1f}",
+        f"{rate(kernel.operations, kernel.seconds):.2f}",
+        f"{rate(kernel.bytes, kernel.seconds):.2f}",
+    ]
+    if ceilings is not None:
+        share, binds = kernel.share(ceilings)
+        row += [f"{100 * share:.0f}%", binds]
+    return row
+
+
+def memory_table(events: Sequence[MemoryEvent]) -> str:
+    """The peak over `events`, and what was alive at it, the largest first."""
+    peak, alive = _peak(events)
+    groups: dict[tuple[str, str], tuple[int, int]] = {}
+    for text, line, size in alive:
+        count, total = groups.get((text, line), (0, 0))
+        groups[text, line] = (count + 1, total + size)
+    rows = [["MB", "tensors", "tensor", "line"]]
+    for (text, line), (count, total) in sorted(groups.items(), key=lambda item: -item[1][1]):
+        rows.append([f"{total / 1e6:.3f}", str(count), text or "(temporary)", line])
+    return f"peak {peak / 1e6:.3f} MB\n" + _aligned(rows, left=0, tail=2)
+
+
+def _peak(events: Sequence[MemoryEvent]) -> tuple[int, list[tuple[str, str, int]]]:
+    """The most bytes alive at once, and the (text, line, size) of each allocation alive then."""
+    peak = used = 0
+    best = -1
+    sizes: dict[int, int] = {}
+    for position, event in enumerate(events):
+        if event.size > 0:
+            sizes[event.identity] = event.size
+            used += event.size
+        elif event.size < 0:
+            used -= sizes.pop(event.identity, 0)  # 0: taken before the profile began
+        if used > peak:
+            peak, best = used, position
+    alive: dict[int, tuple[str, str, int]] = {}
+    for event in events[: best + 1]:
+        if event.size > 0:
+            alive[event.identity] = ("", event.text, event.size)
+        elif event.size < 0:
+            alive.pop(event.identity, None)
+    for event in events:  # names may come after the peak
+        if event.size == 0 and event.identity in alive and not alive[event.identity][0]:
+            _, line, size = alive[event.identity]
+            alive[event.identity] = (event.text, line, size)
+    return peak, list(alive.values())
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int, tail: int = 0) -> str:
+    """Columns: the first `left` and last `tail` to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if position < left or position >= len(row) - tail else cell.rjust(width)
+            for position, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def write_trace(
+    path: Path,
+    launches: Sequence[LaunchRecord],
+    compiles: Sequence[CompileRecord],
+    memory: Sequence[MemoryEvent],
+) -> None:
+    """Chrome's trace format: microseconds, events by thread, memory as a counter; written atomically."""
+    events: list[dict[str, Any]] = [_launch_event(launch) for launch in launches]
+    for compiled in compiles:
+        events += _compile_events(compiled)
+    used = 0
+    for event in memory:
+        used = max(used + event.size, 0)
+        if event.size:
+            events.append(_event("memory", "C", event.at, args={"bytes": used}))
+    text = json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _event(name: str, phase: str, at: float, **more: Any) -> dict[str, Any]:
+    return {"name": name, "ph": phase, "ts": at * 1e6, "pid": os.getpid(), "tid": 0} | more
+
+
+def _launch_event(launch: LaunchRecord) -> dict[str, Any]:
+    args = {"kernel": str(launch.kernel), "bytes": launch.bytes, "operations": launch.operations}
+    duration = launch.seconds * 1e6
+    return _event(
+        launch.name, "X", launch.started, dur=duration, cat=launch.backend, tid=launch.thread, args=args
+    )
+
+
+def _compile_events(record: CompileRecord) -> list[dict[str, Any]]:
+    events, at = [], record.started
+    for stage, seconds in record.stages.items():
+        name = f"{stage} {record.name}"
+        events.append(_event(name, "X", at, dur=seconds * 1e6, cat="compile", tid=1))
+        at += seconds
+    return events
