@@ -1,4 +1,4 @@
-"""A second opinion on graphs: evaluates nodes one by one in NumPy, apart from scheduler, kernels and devices."""
+"""A second opinion on graphs: evaluates nodes one by one in NumPy, apart from scheduler and devices."""
 
 from __future__ import annotations
 

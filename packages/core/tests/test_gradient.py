@@ -1,4 +1,4 @@
-"""Gradients against central differences in float64, to second order, at ties and zeros; the table covers every op."""
+"""Gradients against central differences in float64: two orders, ties and zeros; the table covers every op."""
 
 from __future__ import annotations
 
@@ -192,14 +192,14 @@ def test_window_longer_than_its_data_needs() -> None:
 
 
 def conv(x: Node, weight: Node, stride: int = 1, dilation: int = 1, padding: int = 1) -> Node:
-    """y[n, o, h, w] = Σ over c, k, l of x[n, c, h·stride + k·dilation, …]·weight[o, c, k, l]."""
+    """y[n, o, h, w] = Σ over c, k, m of x[n, c, h·stride + k·dilation, …]·weight[o, c, k, m]."""
     n, c = x.shape[:2]
-    o, _, k, l = weight.shape
+    o, _, k, m = weight.shape
     padded = V.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    taps = V.window(V.window(padded, 2, k, stride, dilation), 3, l, stride, dilation)
+    taps = V.window(V.window(padded, 2, k, stride, dilation), 3, m, stride, dilation)
     h, w = taps.shape[2:4]
-    wide = V.expand(V.reshape(taps, (n, 1, c, h, w, k, l)), (n, o, c, h, w, k, l))
-    kernel = V.expand(V.reshape(weight, (1, o, c, 1, 1, k, l)), (n, o, c, h, w, k, l))
+    wide = V.expand(V.reshape(taps, (n, 1, c, h, w, k, m)), (n, o, c, h, w, k, m))
+    kernel = V.expand(V.reshape(weight, (1, o, c, 1, 1, k, m)), (n, o, c, h, w, k, m))
     return V.reshape(G.reduce(Op.ADD, G.compute(Op.MUL, wide, kernel), (2, 5, 6)), (n, o, h, w))
 
 

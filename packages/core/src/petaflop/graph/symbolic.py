@@ -313,6 +313,8 @@ def divide(a: Expr, b: Expr) -> Expr:
     low, high = rest.lo // size, rest.hi // size
     if low == high:
         return add(exact, constant(low))
+    if (skewed := _skewed(a, size)) is not None:
+        return skewed[0]
     common = _common_divisor(rest_terms.values(), size)
     if common > 1:  # floor((g*x + c) / (g*d)) = floor((x + floor(c/g)) / d)
         inner = _join({term: factor // common for term, factor in rest_terms.items()}, (offset % size) // common)
@@ -320,6 +322,19 @@ def divide(a: Expr, b: Expr) -> Expr:
     if rest.op is Op.DIV and is_constant(rest.args[1]):
         return add(exact, divide(rest.args[0], constant(rest.args[1].arg * size)))
     return add(exact, _binary(Op.DIV, rest, b, low, high))
+
+
+def _skewed(a: Expr, size: int) -> tuple[Expr, Expr] | None:
+    """(a // size, a % size) of a skewed index such as (m*(size - 1) + q) with small m and q, where no div remains."""
+    terms, offset = linear_terms(a)
+    for shift in (size // 2, 0):  # remainders around zero, then remainders from zero on
+        quotients = {term: (factor + shift) // size for term, factor in terms.items()}
+        remainders = {term: factor - quotients[term] * size for term, factor in terms.items()}
+        rest = _join(remainders, offset % size)
+        if rest.lo // size == rest.hi // size:
+            low = rest.lo // size
+            return _join(quotients, offset // size + low), _join(remainders, offset % size - low * size)
+    return None
 
 
 def _split_multiples(a: Expr, b: Expr) -> tuple[Expr, Expr]:
@@ -360,6 +375,8 @@ def modulo(a: Expr, b: Expr) -> Expr:
     rest = _join({term: factor % size for term, factor in terms.items() if factor % size}, offset % size)
     if rest.lo // size == rest.hi // size:
         return add(rest, constant(-(rest.lo // size) * size))
+    if (skewed := _skewed(a, size)) is not None:
+        return skewed[1]
     if rest.op is Native.MOD and is_constant(rest.args[1]) and rest.args[1].arg % size == 0:
         return modulo(rest.args[0], b)
     if rest.op is Op.DIV and is_constant(rest.args[1]) and rest.args[0].op is Native.MOD:
