@@ -52,9 +52,11 @@ def provide(session: nox.Session, packages: list[str], others: list[str]) -> Non
     if stamp.exists() and stamp.read_text() == wanted:
         return
     stamp.unlink(missing_ok=True)
-    session.install(*map(str, wheels), *others)
-    session.install("--force-reinstall", "--no-deps", *map(str, wheels))
-    stamp.write_text(wanted)
+    pip = ("python", "-m", "pip", "install")
+    session.run_install(*pip, *map(str, wheels), *others, silent=True)
+    done = session.run_install(*pip, "--force-reinstall", "--no-deps", *map(str, wheels), silent=True)
+    if done is not None:  # `nox -R` skips installing
+        stamp.write_text(wanted)
 
 
 def environment(folder: str) -> dict[str, str | None]:
@@ -78,13 +80,15 @@ def unit_tests(session: nox.Session, *folders: Path, **variables: str) -> None:
 def magika_model(session: nox.Session) -> Path:
     """The model file in magika's wheel: one fixed wheel on every platform, taken as data, not installed."""
     folder = Path(session.virtualenv.location) / "magika"
-    if not any(folder.glob("magika/models/*/model.onnx")):
+    models = folder / "magika" / "models"
+    if not models.exists() or any(folder.glob("*.whl")):  # the wheel goes when all of it is unpacked
         fixed = ["--no-deps", "--only-binary=:all:", "--platform", "manylinux_2_28_x86_64"]
-        session.run("python", "-m", "pip", "download", "--quiet", *fixed, "--dest", str(folder), MAGIKA)
+        pip = ("python", "-m", "pip", "download", "--quiet")
+        session.run_install(*pip, *fixed, "--dest", str(folder), MAGIKA)
         (archive,) = folder.glob("*.whl")
-        session.run("python", "-m", "zipfile", "-e", str(archive), str(folder))
+        session.run_install("python", "-m", "zipfile", "-e", str(archive), str(folder))
         archive.unlink()
-    (model,) = folder.glob("magika/models/*/model.onnx")
+    (model,) = models.glob("*/model.onnx")
     return model
 
 
@@ -96,7 +100,7 @@ def build(session: nox.Session) -> None:
         old.unlink()
     for folder in PACKAGES.values():
         with session.chdir(folder):
-            session.run("hatchling", "build", "-t", "wheel", "-d", str(DIST), silent=True)
+            session.run_install("hatchling", "build", "-t", "wheel", "-d", str(DIST), silent=True)
     session.log("built " + ", ".join(sorted(path.name for path in DIST.glob("*.whl"))))
 
 
