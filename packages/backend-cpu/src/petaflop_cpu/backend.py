@@ -1,0 +1,234 @@
+"""The CPU backend: loops become LLVM IR, IR becomes an object file, and a launch is one call of native code.
+
+Memory is the host's own, so nothing is copied that need not be. Launches run in the order of their calls and have
+finished on return.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from petaflop.config import config
+from petaflop.device.backend import Backend, Capabilities, Launch
+from petaflop.errors import CompileError
+from petaflop.ir.loops import Loops, Signature
+from petaflop.ir.target import Target
+from petaflop.render import llvm as renderer
+from petaflop_cpu.jit import Compiler, Library
+from petaflop_cpu.mathlib import prelude
+from petaflop_cpu.memory import Memory, size_class
+from petaflop_cpu.runner import HEADER_WORDS, runner_source
+from petaflop_cpu.target import host_target, named_target
+from petaflop_cpu.threads import RUNNER_SYMBOLS, Team, available_threads
+
+__all__ = ["CpuBackend", "CpuLaunch", "compile_for"]
+
+_NATIVE = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
+_EMULATED = ("float16", "bfloat16", "float8_e4m3", "float8_e5m2")
+_LEAST_SLOTS = 16  # working memory is mapped for this many threads at least; it costs nothing until it is used
+
+
+class CpuBackend(Backend):
+    """The device `cpu`."""
+
+    name = "cpu"
+    version = "1"
+    capabilities = Capabilities(
+        dtypes=dict.fromkeys(_NATIVE, "native") | dict.fromkeys(_EMULATED, "emulated"),
+        unified_memory=True,
+        local_memory=True,
+        replay=True,
+    )
+
+    def __init__(self) -> None:
+        self.target: Target = host_target()
+        self._compiler = Compiler(self.target)
+        self._memory = Memory()
+        self._lock = threading.RLock()
+        self._runner: Library | None = None
+        self._team: Team | None = None
+        self._arenas: dict[int, int] = {}
+        self._threads = available_threads()
+        self._slots = max(self._threads, _LEAST_SLOTS)
+
+    # ---- memory: a handle is an address ----
+
+    def allocate(self, size: int) -> int:
+        """The address of `size` bytes, aligned to 64; raises DeviceMemoryError."""
+        return self._memory.allocate(size)
+
+    def free(self, handle: int) -> None:
+        """Give back what `allocate` gave."""
+        self._memory.free(handle)
+
+    def copy_in(self, handle: int, offset: int, data: memoryview) -> None:
+        """Host bytes into a buffer."""
+        ctypes.memmove(handle + offset, _address(data), data.nbytes)
+
+    def copy_out(self, data: memoryview, handle: int, offset: int) -> None:
+        """A buffer's bytes to the host."""
+        ctypes.memmove(_address(data), handle + offset, data.nbytes)
+
+    def host_view(self, handle: int, offset: int, size: int) -> memoryview:
+        """The bytes themselves, writable; valid as long as the buffer."""
+        return _memory_view(handle + offset, size, _WRITABLE)
+
+    def borrow(self, data: memoryview) -> int | None:
+        """The address of contiguous host memory that is aligned to its items; None for any other."""
+        if not data.c_contiguous:
+            return None
+        address = _address(data)
+        return None if address % min(max(data.itemsize, 1), 8) else address
+
+    # ---- render, compile, load ----
+
+    def render(self, loops: Loops) -> str:
+        """LLVM IR text, with the math functions that it calls."""
+        text = renderer.render(loops, self.target)
+        return prelude(text, self.target) + text
+
+    def compile(self, source: str) -> bytes:
+        """IR text as an object file, followed by the text itself for `assembly`."""
+        return _pack(self._compiler.compile(source), source)
+
+    def load(self, binary: bytes, loops: Loops) -> CpuLaunch:
+        """An object file as something to launch."""
+        return CpuLaunch(self, _unpack(binary)[0], loops.signature)
+
+    def assembly(self, binary: bytes) -> str:
+        """The machine code of a compiled kernel, as text."""
+        return self._compiler.assembly(zlib.decompress(_unpack(binary)[1]).decode())
+
+    # ---- launches ----
+
+    def capture(
+        self, launches: Sequence[tuple[Launch, Sequence[tuple[Any, int]], Sequence[int]]]
+    ) -> Callable[[], None] | None:
+        """Many launches as one native call; None if one of them is not of this backend."""
+        kept = [launch for launch, _, _ in launches if isinstance(launch, CpuLaunch)]
+        if len(kept) != len(launches):
+            return None
+        records = b"".join(launch.record(buffers, variables) for launch, buffers, variables in launches)  # type: ignore[attr-defined]
+        count = len(kept)
+
+        def replay() -> None:
+            assert kept is not None  # the libraries must outlive the records
+            self.team.run(records, count)
+
+        return replay
+
+    @property
+    def team(self) -> Team:
+        """The threads that launches run on: as many as PETAFLOP_THREADS says now."""
+        team = self._team
+        threads = min(config.threads or self._threads, self._slots)
+        return team if team is not None and team.threads == threads else self._new_team(threads)
+
+    def _new_team(self, threads: int) -> Team:
+        with self._lock:
+            if self._team is not None:
+                self._team.stop()
+            if self._runner is None:
+                binary = self._compiler.compile(runner_source(self.target.triple))
+                self._runner = Library(binary, RUNNER_SYMBOLS)
+            self._team = Team(self._runner, threads)
+            return self._team
+
+    def working_memory(self, size: int, slots: int) -> int:
+        """Memory for `slots` times `size` bytes that launches take turns with; it never moves and is never freed."""
+        if not size:
+            return 0
+        with self._lock:
+            block = size_class(size * slots)
+            if block not in self._arenas:
+                self._arenas[block] = self._memory.allocate(block)
+            return self._arenas[block]
+
+    @property
+    def slots(self) -> int:
+        """The most threads that a launch may run on."""
+        return self._slots
+
+
+class CpuLaunch:
+    """A loaded kernel. A call packs one record (see runner.py) and hands it to the team."""
+
+    __slots__ = ("_backend", "_functions", "_library", "_pack", "_prefix", "_shared", "_signature", "_stride")
+
+    def __init__(self, backend: CpuBackend, binary: bytes, signature: Signature) -> None:
+        entries = [phase.entry for phase in signature.phases]
+        self._backend = backend
+        self._library = Library(binary, entries)
+        self._functions = [self._library[entry] for entry in entries]
+        self._signature = signature
+        self._stride = size_class(signature.scratch) if signature.scratch else 0
+        self._shared = (backend.working_memory(signature.shared, 1),) if signature.shared else ()
+        self._pack = struct.Struct(f"{len(signature.arguments) + len(self._shared) + len(signature.variables)}q").pack
+        fixed = all(isinstance(phase.tasks, int) for phase in signature.phases)
+        self._prefix = self._head(signature.tasks([0] * len(signature.variables))) if fixed else b""
+
+    def __call__(self, buffers: Sequence[tuple[int, int]], variables: Sequence[int]) -> None:
+        self._backend.team.run(self.record(buffers, variables), 1)
+
+    def record(self, buffers: Sequence[tuple[int, int]], variables: Sequence[int]) -> bytes:
+        """This launch as words for the native runner."""
+        prefix = self._prefix or self._head(self._signature.tasks(variables))
+        return prefix + self._pack(*[handle + offset for handle, offset in buffers], *self._shared, *variables)
+
+    def _head(self, tasks: Sequence[int]) -> bytes:
+        signature = self._signature
+        scratch = self._backend.working_memory(self._stride, self._backend.slots)
+        buffers = len(signature.arguments) + len(self._shared)
+        header = (len(tasks), buffers, len(signature.variables), scratch, self._stride)
+        pairs = [word for pair in zip(self._functions, tasks, strict=True) for word in pair]
+        return struct.pack(f"{HEADER_WORDS + len(pairs)}q", *header, *pairs)
+
+
+def compile_for(target: str | Target, source: str) -> bytes:
+    """An object file for another CPU, by the name of a row of `petaflop_cpu.target.TARGETS` or by its Target.
+
+    Raises KeyError for an unknown name and CompileError for text that LLVM refuses.
+
+    >>> compile_for("aarch64", "define void @nothing() { ret void }")[:4]
+    b'\\x7fELF'
+    """
+    return Compiler(named_target(target) if isinstance(target, str) else target).compile(source)
+
+
+# ---- a binary: magic, length of the object, object, compressed source ----
+
+_MAGIC = b"pfcpu1\0\0"
+
+
+def _pack(binary: bytes, source: str) -> bytes:
+    return _MAGIC + struct.pack("<q", len(binary)) + binary + zlib.compress(source.encode(), 1)
+
+
+def _unpack(packed: bytes) -> tuple[bytes, bytes]:
+    """The object file and the compressed source."""
+    start = len(_MAGIC) + 8
+    if packed[: len(_MAGIC)] != _MAGIC or len(packed) < start:
+        raise CompileError(f"load: expected a binary of this backend, got {packed[:16]!r}")
+    (size,) = struct.unpack_from("<q", packed, len(_MAGIC))
+    if not 0 < size <= len(packed) - start:
+        raise CompileError(f"load: expected {size} bytes of object file, got {len(packed) - start}")
+    return packed[start : start + size], packed[start + size :]
+
+
+# ---- host memory ----
+
+_WRITABLE = 0x200
+_PROTOTYPE = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
+_memory_view = _PROTOTYPE(("PyMemoryView_FromMemory", ctypes.pythonapi))
+
+
+def _address(data: memoryview) -> int:
+    """Where contiguous host bytes lie, read-only ones too."""
+    return int(np.frombuffer(data, np.uint8).ctypes.data) if data.nbytes else 0

@@ -1,0 +1,333 @@
+"""The native runner as LLVM IR text: walks records of launches and shares each phase's tasks among threads.
+
+A record is one launch as consecutive 64-bit words, so that a capture is nothing but records laid end to end:
+
+    phases, buffers, variables, scratch address, scratch bytes per worker,    (the header)
+    function, tasks    (for each phase),    buffer addresses …,    values of variables …
+
+Hand-out: `word` holds an epoch in its upper and the chunks left in its lower half. A worker takes a chunk by a
+compare-and-swap of the whole word, so one that woke up late can never take a chunk of a job it has not seen: the job
+cannot change before `pending` is 0, and `pending` cannot reach 0 while a chunk is held. Whoever finds nothing to do
+spins for a moment and then sleeps on a condition variable; both sleeps re-check under the mutex after announcing
+themselves, so no wake-up is lost.
+"""
+
+from __future__ import annotations
+
+__all__ = ["FIELDS", "HEADER_WORDS", "TEAM_BYTES", "runner_source"]
+
+HEADER_WORDS = 5
+TEAM_BYTES = 1024
+
+# Byte offsets in the team's memory; what different threads write is on cache lines of its own.
+FIELDS: dict[str, int] = {
+    "word": 0,
+    "pending": 64,
+    "function": 128, "buffers": 136, "variables": 144, "scratch": 152, "stride": 160, "tasks": 168, "chunks": 176,
+    "sleepers": 192, "waiting": 200, "stop": 208,
+    "spins": 256, "workers": 264, "spread": 272,
+    "lock": 320, "unlock": 328, "wait": 336, "broadcast": 344,
+    "mutex": 384, "work_ready": 512, "work_done": 640,
+}  # fmt: skip
+
+_PAUSES = {
+    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
+    "aarch64": ("declare void @llvm.aarch64.isb(i32)", "call void @llvm.aarch64.isb(i32 15)"),
+}
+
+
+def runner_source(triple: str) -> str:
+    """The runner's module: `petaflop_run`, `petaflop_worker` and `petaflop_spin`."""
+    declaration, pause = _PAUSES.get(triple.split("-")[0].replace("arm64", "aarch64"), ("", ""))
+    source = _SOURCE.replace("{pause}", pause).replace("{declaration}", declaration)
+    for name, offset in FIELDS.items():
+        source = source.replace(f"{{{name}}}", f"getelementptr i8, ptr %team, i64 {offset}")
+    return source
+
+
+_SOURCE = """\
+{declaration}
+
+define internal void @work(ptr %team, i64 %worker) {
+entry:
+  %word_at = {word}
+  %pending_at = {pending}
+  br label %look
+look:
+  %word = load atomic i64, ptr %word_at acquire, align 8
+  %left = and i64 %word, 4294967295
+  %none = icmp eq i64 %left, 0
+  br i1 %none, label %leave, label %take
+take:
+  %fewer = sub i64 %word, 1
+  %swap = cmpxchg ptr %word_at, i64 %word, i64 %fewer acq_rel acquire, align 8
+  %taken = extractvalue {i64, i1} %swap, 1
+  br i1 %taken, label %run, label %look
+run:
+  %function_at = {function}
+  %function = load ptr, ptr %function_at, align 8
+  %buffers_at = {buffers}
+  %buffers = load ptr, ptr %buffers_at, align 8
+  %variables_at = {variables}
+  %variables = load ptr, ptr %variables_at, align 8
+  %scratch_at = {scratch}
+  %base = load ptr, ptr %scratch_at, align 8
+  %stride_at = {stride}
+  %stride = load i64, ptr %stride_at, align 8
+  %tasks_at = {tasks}
+  %tasks = load i64, ptr %tasks_at, align 8
+  %chunks_at = {chunks}
+  %chunks = load i64, ptr %chunks_at, align 8
+  %offset = mul i64 %worker, %stride
+  %scratch = getelementptr i8, ptr %base, i64 %offset
+  %chunk = sub i64 %chunks, %left
+  %scaled = mul i64 %chunk, %tasks
+  %first = udiv i64 %scaled, %chunks
+  %beyond = add i64 %scaled, %tasks
+  %last = udiv i64 %beyond, %chunks
+  call void %function(ptr %buffers, ptr %variables, ptr %scratch, i64 %first, i64 %last)
+  %before = atomicrmw sub ptr %pending_at, i64 1 seq_cst, align 8
+  %finished = icmp eq i64 %before, 1
+  br i1 %finished, label %tell, label %look
+tell:
+  %waiting_at = {waiting}
+  %waiting = load atomic i64, ptr %waiting_at seq_cst, align 8
+  %unheard = icmp eq i64 %waiting, 0
+  br i1 %unheard, label %look, label %call
+call:
+  %work_done = {work_done}
+  call void @wake(ptr %team, ptr %work_done)
+  br label %look
+leave:
+  ret void
+}
+
+define internal void @lock(ptr %team) {
+  %mutex = {mutex}
+  %lock_at = {lock}
+  %lock = load ptr, ptr %lock_at, align 8
+  call i32 %lock(ptr %mutex)
+  ret void
+}
+
+define internal void @unlock(ptr %team) {
+  %mutex = {mutex}
+  %unlock_at = {unlock}
+  %unlock = load ptr, ptr %unlock_at, align 8
+  call i32 %unlock(ptr %mutex)
+  ret void
+}
+
+define internal void @sleep(ptr %team, ptr %condition) {
+  %mutex = {mutex}
+  %wait_at = {wait}
+  %wait = load ptr, ptr %wait_at, align 8
+  call i32 %wait(ptr %condition, ptr %mutex)
+  ret void
+}
+
+define internal void @wake(ptr %team, ptr %condition) {
+  call void @lock(ptr %team)
+  %broadcast_at = {broadcast}
+  %broadcast = load ptr, ptr %broadcast_at, align 8
+  call i32 %broadcast(ptr %condition)
+  call void @unlock(ptr %team)
+  ret void
+}
+
+; what each thread of the team runs until `stop`; its argument is {team, number}
+define ptr @petaflop_worker(ptr %argument) {
+entry:
+  %team = load ptr, ptr %argument, align 8
+  %number_at = getelementptr i64, ptr %argument, i64 1
+  %number = load i64, ptr %number_at, align 8
+  %word_at = {word}
+  %stop_at = {stop}
+  %spins_at = {spins}
+  %sleepers_at = {sleepers}
+  %work_ready = {work_ready}
+  br label %begin
+begin:
+  %spins = load i64, ptr %spins_at, align 8
+  br label %spin
+spin:
+  %count = phi i64 [%spins, %begin], [%less, %idle]
+  %word = load atomic i64, ptr %word_at monotonic, align 8
+  %left = and i64 %word, 4294967295
+  %nothing = icmp eq i64 %left, 0
+  br i1 %nothing, label %idle, label %join
+idle:
+  {pause}
+  %less = sub i64 %count, 1
+  %more = icmp sgt i64 %less, 0
+  br i1 %more, label %spin, label %tired
+join:
+  call void @work(ptr %team, i64 %number)
+  br label %begin
+tired:
+  call void @lock(ptr %team)
+  %asleep = atomicrmw add ptr %sleepers_at, i64 1 seq_cst, align 8
+  br label %check
+check:
+  %stop = load atomic i64, ptr %stop_at seq_cst, align 8
+  %now = load atomic i64, ptr %word_at seq_cst, align 8
+  %now_left = and i64 %now, 4294967295
+  %either = or i64 %stop, %now_left
+  %quiet = icmp eq i64 %either, 0
+  br i1 %quiet, label %doze, label %rise
+doze:
+  call void @sleep(ptr %team, ptr %work_ready)
+  br label %check
+rise:
+  %awake = atomicrmw sub ptr %sleepers_at, i64 1 seq_cst, align 8
+  call void @unlock(ptr %team)
+  %ended = icmp ne i64 %stop, 0
+  br i1 %ended, label %leave, label %begin
+leave:
+  ret ptr null
+}
+
+; one phase on the whole team, the caller included
+define internal void @share(ptr %team, ptr %function, ptr %buffers, ptr %variables, ptr %scratch, i64 %stride,
+                            i64 %tasks) {
+entry:
+  %word_at = {word}
+  %pending_at = {pending}
+  %function_at = {function}
+  store ptr %function, ptr %function_at, align 8
+  %buffers_at = {buffers}
+  store ptr %buffers, ptr %buffers_at, align 8
+  %variables_at = {variables}
+  store ptr %variables, ptr %variables_at, align 8
+  %scratch_at = {scratch}
+  store ptr %scratch, ptr %scratch_at, align 8
+  %stride_at = {stride}
+  store i64 %stride, ptr %stride_at, align 8
+  %tasks_at = {tasks}
+  store i64 %tasks, ptr %tasks_at, align 8
+  %spread_at = {spread}
+  %spread = load i64, ptr %spread_at, align 8
+  %chunks = call i64 @llvm.smin.i64(i64 %tasks, i64 %spread)
+  %chunks_at = {chunks}
+  store i64 %chunks, ptr %chunks_at, align 8
+  store atomic i64 %chunks, ptr %pending_at monotonic, align 8
+  %old = load atomic i64, ptr %word_at monotonic, align 8
+  %epoch = add i64 %old, 4294967296
+  %new = add i64 %epoch, %chunks
+  store atomic i64 %new, ptr %word_at seq_cst, align 8
+  %sleepers_at = {sleepers}
+  %sleepers = load atomic i64, ptr %sleepers_at seq_cst, align 8
+  %awake = icmp eq i64 %sleepers, 0
+  br i1 %awake, label %help, label %rouse
+rouse:
+  %work_ready = {work_ready}
+  call void @wake(ptr %team, ptr %work_ready)
+  br label %help
+help:
+  call void @work(ptr %team, i64 0)
+  %spins_at = {spins}
+  %spins = load i64, ptr %spins_at, align 8
+  br label %spin
+spin:
+  %count = phi i64 [%spins, %help], [%less, %idle]
+  %pending = load atomic i64, ptr %pending_at acquire, align 8
+  %done = icmp eq i64 %pending, 0
+  br i1 %done, label %leave, label %idle
+idle:
+  {pause}
+  %less = sub i64 %count, 1
+  %more = icmp sgt i64 %less, 0
+  br i1 %more, label %spin, label %tired
+tired:
+  %waiting_at = {waiting}
+  store atomic i64 1, ptr %waiting_at seq_cst, align 8
+  call void @lock(ptr %team)
+  br label %check
+check:
+  %rest = load atomic i64, ptr %pending_at seq_cst, align 8
+  %over = icmp eq i64 %rest, 0
+  br i1 %over, label %rise, label %doze
+doze:
+  %work_done = {work_done}
+  call void @sleep(ptr %team, ptr %work_done)
+  br label %check
+rise:
+  call void @unlock(ptr %team)
+  store atomic i64 0, ptr %waiting_at monotonic, align 8
+  br label %leave
+leave:
+  ret void
+}
+
+; `count` records one after another
+define void @petaflop_run(ptr %team, ptr %records, i64 %count) {
+entry:
+  %workers_at = {workers}
+  %workers = load i64, ptr %workers_at, align 8
+  %alone = icmp sle i64 %workers, 1
+  br label %record
+record:
+  %at = phi ptr [%records, %entry], [%next, %finish]
+  %todo = phi i64 [%count, %entry], [%todo_less, %finish]
+  %any = icmp sgt i64 %todo, 0
+  br i1 %any, label %open, label %leave
+open:
+  %todo_less = sub i64 %todo, 1
+  %phases = load i64, ptr %at, align 8
+  %buffer_count_at = getelementptr i64, ptr %at, i64 1
+  %buffer_count = load i64, ptr %buffer_count_at, align 8
+  %variable_count_at = getelementptr i64, ptr %at, i64 2
+  %variable_count = load i64, ptr %variable_count_at, align 8
+  %scratch_at = getelementptr i64, ptr %at, i64 3
+  %scratch = load ptr, ptr %scratch_at, align 8
+  %stride_at = getelementptr i64, ptr %at, i64 4
+  %stride = load i64, ptr %stride_at, align 8
+  %first = getelementptr i64, ptr %at, i64 5
+  %phase_words = mul i64 %phases, 2
+  %buffers = getelementptr i64, ptr %first, i64 %phase_words
+  %variables = getelementptr i64, ptr %buffers, i64 %buffer_count
+  %next = getelementptr i64, ptr %variables, i64 %variable_count
+  br label %phase
+phase:
+  %part = phi ptr [%first, %open], [%following, %after]
+  %unfinished = icmp ult ptr %part, %buffers
+  br i1 %unfinished, label %go, label %finish
+go:
+  %function = load ptr, ptr %part, align 8
+  %tasks_at = getelementptr i64, ptr %part, i64 1
+  %tasks = load i64, ptr %tasks_at, align 8
+  %single = icmp sle i64 %tasks, 1
+  %inline = or i1 %single, %alone
+  br i1 %inline, label %here, label %team_work
+here:
+  %empty = icmp sle i64 %tasks, 0
+  br i1 %empty, label %after, label %call
+call:
+  call void %function(ptr %buffers, ptr %variables, ptr %scratch, i64 0, i64 %tasks)
+  br label %after
+team_work:
+  call void @share(ptr %team, ptr %function, ptr %buffers, ptr %variables, ptr %scratch, i64 %stride, i64 %tasks)
+  br label %after
+after:
+  %following = getelementptr i64, ptr %part, i64 2
+  br label %phase
+finish:
+  br label %record
+leave:
+  ret void
+}
+
+; `count` pauses, so that the team can learn how long one takes
+define void @petaflop_spin(i64 %count) {
+entry:
+  br label %spin
+spin:
+  %left = phi i64 [%count, %entry], [%less, %spin]
+  {pause}
+  %less = sub i64 %left, 1
+  %more = icmp sgt i64 %less, 0
+  br i1 %more, label %spin, label %leave
+leave:
+  ret void
+}
+"""
