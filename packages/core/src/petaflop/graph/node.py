@@ -35,6 +35,7 @@ __all__ = [
     "iota",
     "own_leaf",
     "realize",
+    "rebuilt",
     "reduce",
     "scan",
     "scatter",
@@ -357,6 +358,11 @@ def custom(template: Any, sources: tuple[Node, ...], dtype: DType, shape: tuple[
 # ---- walking ----
 
 
+def rebuilt(node: Node, sources: tuple[Node, ...]) -> Node:
+    """`node` on other sources of the same shapes and dtypes."""
+    return _node(node.op, sources, node.arg, node.dtype, node.shape, node.device)
+
+
 def toposort(roots: Iterable[Node], through_realized: bool = False) -> list[Node]:
     """Every node that computing `roots` visits, each once, sources before users; stops at realized nodes."""
     order: list[Node] = []
@@ -372,7 +378,9 @@ def toposort(roots: Iterable[Node], through_realized: bool = False) -> list[Node
             if node.sources and (node.buffer is None or through_realized):
                 pending.append(node)
                 stack.append(None)
-                stack.extend(node.sources[::-1])
+                # what only the gradient of a custom function reads is not computed for the function itself
+                passes = node.op is Op.CUSTOM and not node.arg.kernel and not through_realized
+                stack.extend(node.sources[:1] if passes else node.sources[::-1])
             else:
                 order.append(node)
     return order
