@@ -157,6 +157,8 @@ def bench(session: nox.Session) -> None:
     """Run the benchmarks side by side with their peers: all of them, or those named after `--`."""
     provide(session, list(PACKAGES), PEERS)
     names = session.posargs or [path.stem for path in sorted(ROOT.glob("benchmarks/[a-z]*.py"))]
+    if not names:
+        session.error("expected programs in benchmarks/, found none")
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
         for name in names:
             session.run("python", str(ROOT / "benchmarks" / f"{name}.py"), env=environment(folder))
