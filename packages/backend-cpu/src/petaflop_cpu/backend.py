@@ -78,7 +78,8 @@ class CpuBackend(Backend):
 
     def host_view(self, handle: int, offset: int, size: int) -> memoryview:
         """The bytes themselves, writable; valid as long as the buffer."""
-        return _memory_view(handle + offset, size, _WRITABLE)
+        view: memoryview = _memory_view(handle + offset, size, _WRITABLE)
+        return view
 
     def borrow(self, data: memoryview) -> int | None:
         """The address of contiguous host memory that is aligned to its items; None for any other."""
@@ -91,16 +92,15 @@ class CpuBackend(Backend):
 
     def render(self, loops: Loops) -> str:
         """LLVM IR text, with the math functions that it calls."""
-        text = renderer.render(loops, self.target)
-        return prelude(text, self.target) + text
+        return renderer.render(loops, self.target, prelude)
 
     def compile(self, source: str) -> bytes:
         """IR text as an object file, followed by the text itself for `assembly`."""
         return _pack(self._compiler.compile(source), source)
 
-    def load(self, binary: bytes, loops: Loops) -> CpuLaunch:
+    def load(self, binary: bytes, signature: Signature) -> CpuLaunch:
         """An object file as something to launch."""
-        return CpuLaunch(self, _unpack(binary)[0], loops.signature)
+        return CpuLaunch(self, _unpack(binary)[0], signature)
 
     def assembly(self, binary: bytes) -> str:
         """The machine code of a compiled kernel, as text."""

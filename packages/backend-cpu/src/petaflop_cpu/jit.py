@@ -42,7 +42,8 @@ def _unlocked(name: str) -> Callable[..., Any]:
     all of the time are given those of their own thread. A llvmlite without such a wrapper is used as it is.
     """
     wrapper = getattr(llvm.ffi.lib, name)
-    return getattr(wrapper, "_cfn", wrapper)
+    function: Callable[..., Any] = getattr(wrapper, "_cfn", wrapper)
+    return function
 
 
 class Compiler:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from petaflop.ir.target import Target
+from collections.abc import Set
 
 __all__ = ["prelude"]
 
 
-def prelude(text: str, target: Target) -> str:
-    """The definitions of the math functions that `text` calls."""
+def prelude(names: Set[str]) -> str:
+    """The definitions of the math functions of these names."""
     return ""

@@ -68,6 +68,7 @@ def _target(name: str, triple: str, cpu: str, features: Mapping[str, bool], thre
             caches: Mapping[str, int] | None = None) -> Target:  # fmt: skip
     has = {feature for feature, present in features.items() if present}
     vector_bytes, registers = next(((b, r) for feature, b, r in _VECTORS if feature in has), (16, 16))
+    sizes = caches or {}
     return Target(
         name=name,
         kind="cpu",
@@ -80,7 +81,9 @@ def _target(name: str, triple: str, cpu: str, features: Mapping[str, bool], thre
         threads=threads,
         native_ops=_NATIVE_OPS,
         matrix_instructions=tuple(row for feature, row in _MATRIX_INSTRUCTIONS if feature in has),
-        **(caches or {}),
+        l1_bytes=sizes.get("l1_bytes", 32 << 10),
+        l2_bytes=sizes.get("l2_bytes", 512 << 10),
+        l3_bytes=sizes.get("l3_bytes", 0),
     )
 
 

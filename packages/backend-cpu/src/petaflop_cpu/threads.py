@@ -18,11 +18,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 from petaflop.config import config
 from petaflop.errors import DeviceError
 from petaflop_cpu.jit import Library
+from petaflop_cpu.memory import PRIVATE
 from petaflop_cpu.runner import FIELDS, TEAM_BYTES
 
 __all__ = ["RUNNER_SYMBOLS", "Team", "available_threads"]
@@ -96,7 +98,7 @@ class Team:
     def _reset(self, lock: threading.RLock | None = None) -> None:
         """Fresh memory without threads: at the start, after `stop`, and in a forked child, which has none."""
         self._lock = lock or threading.RLock()  # a signal handler may launch
-        self._memory = mmap.mmap(-1, max(mmap.PAGESIZE, TEAM_BYTES + 16 * self.threads), **_PRIVATE)
+        self._memory = mmap.mmap(-1, max(mmap.PAGESIZE, TEAM_BYTES + 16 * self.threads), **PRIVATE)
         self._words = (ctypes.c_int64 * (len(self._memory) // 8)).from_buffer(self._memory)
         self._address = ctypes.addressof(self._words)
         self._handles: list[ctypes.c_void_p] = []
@@ -149,12 +151,10 @@ _ARGUMENTS = {
     "pthread_mutex_init": (ctypes.c_void_p, ctypes.c_void_p),
     "pthread_cond_init": (ctypes.c_void_p, ctypes.c_void_p),
 }
-# a shared mapping would be one memory for a parent and its forked children
-_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
 
 
-def _pthread(name: str) -> ctypes._NamedFuncPointer:
-    function = getattr(ctypes.CDLL(None), name)
+def _pthread(name: str) -> Any:
+    function: Any = getattr(ctypes.CDLL(None), name)
     function.argtypes = _ARGUMENTS.get(name, (ctypes.c_void_p,))
     return function
 
