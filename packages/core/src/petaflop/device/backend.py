@@ -14,7 +14,7 @@ from petaflop.errors import DeviceError
 
 if TYPE_CHECKING:
     from petaflop.ir.kernel import Kernel
-    from petaflop.ir.loops import Loops
+    from petaflop.ir.loops import Loops, Signature
     from petaflop.ir.plan import Plan
     from petaflop.ir.target import Target
 
@@ -114,8 +114,8 @@ class Backend:
         """Source as a binary that the disk cache keeps; raises CompileError."""
         raise NotImplementedError(f"{self.name}: compile")
 
-    def load(self, binary: bytes, loops: Loops) -> Launch:
-        """A binary as something to launch; only `loops.signature` may be read, since a cached binary comes without body."""
+    def load(self, binary: bytes, signature: Signature) -> Launch:
+        """A binary, compiled now or kept on disk, as something to launch; the signature says how."""
         raise NotImplementedError(f"{self.name}: load")
 
     def assembly(self, binary: bytes) -> str:

@@ -70,7 +70,21 @@ def value(op: Op | Native, *args: Expr, dtype: DType | None = None) -> Expr:
     """A compute, CAST or BITCAST expression on values; `dtype` where it is not that of the last argument."""
     if op is Op.WHERE:
         return select(*args)
+    if op is Op.CAST and dtype is index and (inner := _index_below(args[0])) is not None:
+        return inner
     return rebuild(make(op, args, dtype or args[-1].dtype), args)
+
+
+def _index_below(expr: Expr) -> Expr | None:
+    """The index expression that an integer value was cast from, if every one of its values survived the cast."""
+    while expr.op is Op.CAST and expr.dtype.is_integer:
+        inner = expr.args[0]
+        if inner.dtype is index:
+            return inner if expr.dtype.min <= inner.lo and inner.hi <= expr.dtype.max else None
+        if not (inner.dtype.is_integer and inner.dtype.min >= expr.dtype.min and inner.dtype.max <= expr.dtype.max):
+            return None
+        expr = inner
+    return constant(expr.arg) if expr.op is Op.CONST and expr.dtype.is_integer else None
 
 
 def state(name: str, dtype: DType) -> Expr:

@@ -1,0 +1,318 @@
+"""The driver: nodes that somebody asked for → schedule → kernels → launches → buffers.
+
+Schedules are cached by structure: a graph that is built again finds its kernels, ready to launch, by one dictionary
+look-up. `to_host` and `from_host` are the ways in and out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from petaflop import profile
+from petaflop.compiler import Program, compile_kernels
+from petaflop.config import config
+from petaflop.device.backend import Backend
+from petaflop.device.buffer import Buffer
+from petaflop.device.registry import get_backend
+from petaflop.dtype import from_numpy_dtype
+from petaflop.errors import GradientError, NumericsError
+from petaflop.graph.node import Node, buffer_leaf, toposort
+from petaflop.graph.ops import Op
+from petaflop.graph.symbolic import Expr, evaluate, variables_of
+from petaflop.ir.schedule import Schedule
+from petaflop.schedule.fuse import schedule as make_schedule
+from petaflop.schedule.memory import plan_memory
+
+__all__ = ["Captured", "capturing", "from_host", "realize_nodes", "register_live_nodes", "to_host"]
+
+_MAX_CACHED = 4096
+_lock = threading.RLock()
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A schedule with its programs; `arenas` holds the memory plan for each set of symbolic sizes."""
+
+    schedule: Schedule
+    programs: list[Program]
+    work: list[tuple[int, int]] | None = None
+    arenas: dict[tuple[int, ...], tuple[dict[int, int], int]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Captured:
+    """One launch that a capture saw: the program, the buffers it used, the values of its variables."""
+
+    program: Program
+    buffers: tuple[Buffer, ...]
+    variables: tuple[int, ...]
+
+
+_prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
+_live: Callable[[], Iterable[Node]] = tuple
+_captures = threading.local()
+
+
+def register_live_nodes(function: Callable[[], Iterable[Node]]) -> None:
+    """Tell the driver how to find the node of every tensor that is alive: they decide what may be overwritten."""
+    global _live
+    _live = function
+
+
+def realize_nodes(nodes: Sequence[Node], device: str | None = None) -> None:
+    """Compute `nodes`, each into a buffer of its own; a node without a device goes to `device`."""
+    with _lock:
+        wanted = [node for node in dict.fromkeys(nodes) if node.buffer is None]
+        if not wanted:
+            return
+        for copied in [n for n in toposort(wanted) if n.op is Op.COPY and n.buffer is None]:
+            _copy(copied)
+        by_device: dict[str | None, list[Node]] = {}
+        for node in wanted:
+            if node.buffer is None:
+                by_device.setdefault(node.device, []).append(node)
+        for name, group in by_device.items():
+            _realize_on(get_backend(name or device), group)
+
+
+def _copy(node: Node) -> None:
+    source = node.sources[0]
+    realize_nodes((source,), source.device)
+    memory = source.memory()
+    buffer = Buffer(get_backend(node.device), memory.size)
+    view = memory.host_view()
+    if view is None:
+        view = memoryview(bytearray(memory.size))
+        memory.read(view)
+    buffer.write(view)
+    buffer.variables = memory.variables
+    node.buffer = buffer
+
+
+def _realize_on(backend: Backend, roots: list[Node]) -> None:
+    started = profile.clock()
+    order = toposort(roots)
+    in_place = _may_overwrite(order, roots)
+    key = _structure(order, roots, in_place, backend)
+    prepared = _prepared.get(key)
+    cached = prepared is not None
+    if prepared is None:
+        made = make_schedule(order, set(roots), in_place, config.fuse)
+        prepared = Prepared(made, compile_kernels([step.kernel for step in made.steps], backend))
+        _prepared[key] = prepared
+        if len(_prepared) > _MAX_CACHED:
+            _prepared.popitem(last=False)
+    if profile.recorders:
+        profile.record_schedule(roots, prepared.schedule, profile.clock() - started, cached)
+    _run(prepared, order, backend)
+
+
+def _structure(order: Sequence[Node], roots: Iterable[Node], in_place: set[Node], backend: Backend) -> tuple[Any, ...]:
+    """What the schedule depends on: the graph without the identity of its leaves."""
+    position: dict[Node, int] = {}
+    parts: list[Any] = [id(backend), config.fuse]
+    for number, node in enumerate(order):
+        position[node] = number
+        if node.buffer is not None:
+            parts.append((node.dtype, node.shape))
+        elif node.op is Op.CONST:
+            parts.append((repr(node.arg), node.dtype, node.shape))
+        elif node.op is Op.REALIZE:
+            parts.append((Op.REALIZE, position[node.sources[0]]))
+        else:
+            parts.append((node.op, node.arg, node.dtype, node.shape, *[position.get(s, -1) for s in node.sources]))
+    parts.append(tuple([position[root] for root in roots]))
+    parts.append(tuple(sorted([position[node] for node in in_place])))
+    return tuple(parts)
+
+
+# ---- what may be overwritten ----
+
+
+def _may_overwrite(order: Sequence[Node], roots: Sequence[Node]) -> set[Node]:
+    """ASSIGNs whose target's memory nobody else can ask for afterwards."""
+    assigns = [node for node in order if node.op is Op.ASSIGN and node.buffer is None]
+    if not assigns:
+        return set()
+    needed = _needed_later(set(roots))
+    result: set[Node] = set()
+    taken: set[int] = set()
+    for node in assigns:
+        target = node.sources[0]
+        memory = target.buffer
+        if isinstance(memory, Buffer):
+            if id(memory) not in needed and id(memory) not in taken and memory.base is None:
+                result.add(node)
+                taken.add(id(memory))
+        elif target in result and id(target) not in needed and target not in roots:
+            result.add(node)
+    return result
+
+
+def _needed_later(roots: set[Node]) -> set[int]:
+    """Identities of the buffers (and unrealized nodes) that live tensors can still read, `roots` being computed."""
+    needed: set[int] = set()
+    seen: set[Node] = set()
+    stack = [node for node in _live() if node not in roots]
+    while stack:
+        node = stack.pop()
+        if node in seen or node in roots:
+            continue
+        seen.add(node)
+        needed.add(id(node))
+        if node.buffer is not None:
+            needed.add(id(node.buffer))
+        else:
+            stack.extend(node.sources)
+    return needed
+
+
+# ---- running ----
+
+
+def _run(prepared: Prepared, order: Sequence[Node], backend: Backend) -> None:
+    schedule = prepared.schedule
+    values = _bound_values(schedule.variables)
+    bindings = dict(zip(schedule.variables, values, strict=True))
+    if (plan := prepared.arenas.get(values)) is None:
+        plan = prepared.arenas[values] = plan_memory(schedule, bindings)
+    offsets, total = plan
+    arena = Buffer(backend, total) if total else None
+    buffers: list[Any] = []
+    for number, slot in enumerate(schedule.slots):
+        if slot.base is not None:
+            buffers.append(buffers[slot.base])
+        elif slot.given:
+            buffers.append(_checked(order[slot.node], bindings))
+        elif slot.kept:
+            buffers.append(Buffer(backend, evaluate(slot.size, bindings)))
+        elif number in offsets:
+            assert arena is not None
+            buffers.append(arena.part(offsets[number], evaluate(slot.size, bindings)))
+        else:
+            buffers.append(None)  # private to a kernel: never passed
+    capture = getattr(_captures, "current", None)
+    for step, program in zip(schedule.steps, prepared.programs, strict=True):
+        arguments = tuple([buffers[slot] for slot in step.slots])
+        sizes = tuple([bindings[v] for v in program.kernel.variables])
+        launch(program, arguments, sizes, backend)
+        if capture is not None:
+            capture.append(Captured(program, arguments, sizes))
+    for number, slot in enumerate(schedule.slots):
+        if slot.kept:
+            _finish(order[slot.node], buffers[number], bindings, overwrote=slot.base is not None)
+
+
+def launch(program: Program, buffers: Sequence[Buffer], values: Sequence[int], backend: Backend) -> None:
+    """One launch, timed where somebody listens, checked where PETAFLOP_CHECK asks for it."""
+    locations = [(b.handle, b.offset) for b in buffers]
+    if profile.recorders or config.debug >= 2:
+        started = profile.clock()
+        program.launch(locations, values)
+        backend.synchronize()
+        moved, operations = program.work()
+        profile.record_launch(
+            program.name, program.kernel, backend.name, started, profile.clock() - started, moved, operations
+        )
+    else:
+        program.launch(locations, values)
+    if config.check == "nan":
+        _check_nan(program, buffers)
+
+
+def _check_nan(program: Program, buffers: Sequence[Buffer]) -> None:
+    for argument, buffer in zip(program.kernel.arguments, buffers, strict=True):
+        if argument.written and argument.dtype.is_float:
+            data = np.empty(buffer.size // argument.dtype.itemsize, argument.dtype.numpy)
+            buffer.read(memoryview(data.view(np.uint8)))
+            count = int(np.isnan(data).sum())
+            if count:
+                raise NumericsError(
+                    f"kernel {program.name}: expected no NaN in {argument.name} {list(argument.shape)}, got {count} of "
+                    f"{data.size}; asked for at {profile.user_line()}\n{program.kernel}"
+                )
+
+
+def _bound_values(variables: Sequence[Expr]) -> tuple[int, ...]:
+    return tuple([evaluate(variable) for variable in variables]) if variables else ()
+
+
+def _checked(node: Node, bindings: Mapping[Expr, int]) -> Buffer:
+    buffer: Buffer = node.memory()
+    if buffer.variables:
+        for variable, size in buffer.variables.items():
+            if bindings.get(variable, size) != size:
+                raise GradientError(
+                    f"read: expected a value computed with {variable.arg}={bindings[variable]}, got one computed with "
+                    f"{variable.arg}={size}; compute it again after bind()"
+                )
+    return buffer
+
+
+def _finish(node: Node, buffer: Buffer, bindings: Mapping[Expr, int], overwrote: bool) -> None:
+    if overwrote:
+        target = node.sources[0]
+        while target.op is Op.ASSIGN and target.buffer is None:
+            target = target.sources[0]
+        if target.buffer is not None:
+            target.buffer = f"overwritten in place by an assignment at {profile.user_line() or 'an unknown line'}"
+    used = variables_of(size for size in node.shape if isinstance(size, Expr)) if bindings else ()
+    buffer.variables = {variable: bindings[variable] for variable in used if variable in bindings}
+    node.buffer = buffer
+    if profile.recorders:
+        profile.record_tensor(id(buffer), f"{node.dtype}{list(node.shape)}")
+
+
+class capturing:  # noqa: N801 - used as a block: `with capturing() as launches:`
+    """Collect every launch of this thread in a list of `Captured`."""
+
+    def __enter__(self) -> list[Captured]:
+        self.before = getattr(_captures, "current", None)
+        _captures.current = []
+        return _captures.current  # type: ignore[no-any-return]
+
+    def __exit__(self, *exception: object) -> None:
+        _captures.current = self.before
+
+
+# ---- in and out ----
+
+
+def from_host(array: np.ndarray[Any, Any], device: str | None = None, borrow: bool = False) -> Node:
+    """A leaf with the values of `array`; `borrow` shares its memory where the device can and the array allows."""
+    backend = get_backend(device)
+    dtype = from_numpy_dtype(array.dtype)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    data = np.ascontiguousarray(array)
+    view = memoryview(data.reshape(-1).view(np.uint8)) if data.size else memoryview(b"")
+    handle = backend.borrow(view) if borrow and data is array and data.flags.writeable and data.size else None
+    buffer = Buffer(backend, data.nbytes, handle, keep=data if handle is not None else None)
+    if handle is None:
+        buffer.write(view)
+    return buffer_leaf(buffer, dtype, array.shape, backend.name)
+
+
+def to_host(node: Node, share: bool = False) -> np.ndarray[Any, Any]:
+    """The values of a node as an array; `share` gives the memory itself, read-only, where the device allows."""
+    realize_nodes((node,), node.device)
+    buffer: Buffer = node.memory()
+    buffer.backend.synchronize()
+    shape = tuple(evaluate(size, buffer.variables) for size in node.shape)
+    view = buffer.host_view() if share and buffer.size else None
+    if view is not None:
+        result = np.frombuffer(view, node.dtype.numpy).reshape(shape)
+        result.flags.writeable = False
+        return result
+    result = np.empty(shape, node.dtype.numpy)
+    if result.size:
+        buffer.read(memoryview(result.reshape(-1).view(np.uint8)))
+    return result
+
+

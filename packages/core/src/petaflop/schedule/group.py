@@ -1,0 +1,353 @@
+"""Which stages share a nest, and which nests share a launch.
+
+A consumer joins its producer's nest when every element that it reads there was stored at the same point of their
+common axes. Unrelated small nests of one depth are then put side by side in one kernel.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from petaflop.graph.ops import Op
+from petaflop.graph.symbolic import TRUE, Expr, Leaf, constant, linear_terms, product
+from petaflop.ir.kernel import Block, Store, axes_of, axis_size, loads_of, value
+from petaflop.schedule.materialize import size_hint
+
+__all__ = ["Group", "Stage", "forward_values", "group_stages", "is_contraction", "place_side_by_side"]
+
+_SMALL_POINTS = 1 << 14
+_TINY_POINTS = 1 << 11
+_MIN_PARALLEL = 16
+_MAX_ARGUMENTS = 96
+_MAX_BLOCKS = 96
+
+
+@dataclass(slots=True)
+class Stage:
+    """A node that gets memory: its blocks, the stages it reads, and those that it must not share a nest with."""
+
+    number: int
+    name: str
+    blocks: tuple[Block, ...]
+    reason: str
+    reads: set[int] = field(default_factory=set)
+    apart: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Group:
+    """A nest in the making: its stages in order, their blocks, and the axes that all of the blocks share."""
+
+    stages: list[int]
+    blocks: dict[int, tuple[Block, ...]]
+    common: tuple[Expr, ...]
+    why: str = ""
+
+    @property
+    def all_blocks(self) -> list[Block]:
+        return [block for number in sorted(self.stages) for block in self.blocks[number]]
+
+
+def is_contraction(block: Block) -> bool:
+    """A sum of products in which two operands each lack a parallel axis that the other has: data is used again."""
+    for r in block.reductions:
+        if r.op is not Op.ADD or r.scan:
+            continue
+        term = r.term
+        while term.op is Op.CAST:
+            term = term.args[0]
+        if term.op is not Op.MUL:
+            continue
+        parallel = {a for a in block.axes if axis_size(a) != 1}
+        lacking = [parallel - axes_of(load.args) for load in loads_of((term,))]
+        if any(a - b and b - a for a in lacking for b in lacking):
+            return True
+    return False
+
+
+def block_points(block: Block) -> int:
+    """Points that a block visits, its reductions included."""
+    every = (*block.axes, *block.reduce_axes)
+    return size_hint(product(axis_size(a) for a in every))
+
+
+# ---- joining a producer's nest ----
+
+
+def group_stages(stages: Sequence[Stage]) -> list[Group]:
+    """Nests of stages, in an order in which they can run. `stages` are sorted: producers before consumers."""
+    group_of: dict[int, Group] = {}
+    by_name = {stage.name: stage.number for stage in stages}
+    for stage in stages:
+        shared = _shared_axes(stage.blocks)
+        blocks = tuple(_leading(block, shared) for block in stage.blocks)
+        mine = Group([stage.number], {stage.number: blocks}, shared)
+        group_of[stage.number] = mine
+        producers = {id(group_of[n]): group_of[n] for n in stage.reads if n not in stage.apart}
+        for producer in sorted(producers.values(), key=lambda g: -max(g.stages)):
+            joined = _join(producer, mine, stages, group_of, by_name)
+            if isinstance(joined, str):
+                mine.why = mine.why or joined
+            else:
+                mine = joined
+                group_of.update(dict.fromkeys(joined.stages, joined))
+    return _in_order(list({id(g): g for g in group_of.values()}.values()), stages, group_of)
+
+
+def _shared_axes(blocks: Sequence[Block]) -> tuple[Expr, ...]:
+    """The axes that every block has, without those that must run in order."""
+    barred = {a for block in blocks for a in block.ordered}
+    return tuple(a for a in blocks[0].axes if a not in barred and all(a in block.axes for block in blocks[1:]))
+
+
+def _leading(block: Block, shared: tuple[Expr, ...]) -> Block:
+    return replace(block, axes=(*shared, *(a for a in block.axes if a not in shared)))
+
+
+def _join(
+    producer: Group, consumer: Group, stages: Sequence[Stage], group_of: Mapping[int, Group], by_name: Mapping[str, int]
+) -> Group | str:
+    """The two as one nest, or why not."""
+    members = set(producer.stages)
+    if any(stages[n].apart & members for n in consumer.stages):
+        return "it needs all of an earlier result"
+    if len(producer.all_blocks) + len(consumer.all_blocks) > _MAX_BLOCKS or _arguments(producer, consumer) > _MAX_ARGUMENTS:
+        return "the kernel is full"
+    if _would_cycle(producer, consumer, stages, group_of):
+        return "another kernel must run between"
+    mapping = _align(producer, consumer, by_name)
+    common = tuple(c for c in consumer.common if c in mapping.values())
+    obstacle = _obstacle(producer, consumer, mapping, common)
+    if obstacle:
+        return obstacle
+    renamed = {p: c for p, c in mapping.items() if c in common}
+    blocks = {n: tuple(_leading(b.map(renamed), common) for b in producer.blocks[n]) for n in producer.stages}
+    blocks |= {n: tuple(_leading(b, common) for b in consumer.blocks[n]) for n in consumer.stages}
+    return Group(sorted((*producer.stages, *consumer.stages)), blocks, common, producer.why)
+
+
+def _arguments(*groups: Group) -> int:
+    names = {load.arg[0] for g in groups for b in g.all_blocks for load in loads_of(b.exprs)}
+    return len(names | {s.buffer for g in groups for b in g.all_blocks for s in b.stores})
+
+
+def _would_cycle(
+    producer: Group, consumer: Group, stages: Sequence[Stage], group_of: Mapping[int, Group]
+) -> bool:
+    """Whether something outside that the consumer needs itself needs the producer."""
+    first = min(producer.stages)
+    seen = {id(producer), id(consumer)}
+    stack = [group_of[n] for m in consumer.stages for n in stages[m].reads if id(group_of[n]) not in seen]
+    while stack:
+        group = stack.pop()
+        if id(group) in seen:
+            continue
+        seen.add(id(group))
+        for member in group.stages:
+            for n in stages[member].reads:
+                if group_of[n] is producer:
+                    return True
+                if max(group_of[n].stages) > first:
+                    stack.append(group_of[n])
+    return False
+
+
+def _align(producer: Group, consumer: Group, by_name: Mapping[str, int]) -> dict[Expr, Expr]:
+    """Common axes of the producer → axes of the consumer that equal them wherever the consumer reads a result."""
+    mapping: dict[Expr, Expr] = {}
+    barred: set[Expr] = set()
+    for block in consumer.all_blocks:
+        for load in loads_of(block.exprs):
+            number = by_name.get(load.arg[0])
+            if number is None or number not in producer.blocks:
+                continue
+            pairs = _matches(producer.blocks[number][0].stores[0].index, load.args[1:])
+            for shared in producer.common:
+                found = pairs.get(shared)
+                if found is None or found not in consumer.common or mapping.get(shared, found) is not found:
+                    barred.add(shared)
+                else:
+                    mapping[shared] = found
+    taken: set[Expr] = set()
+    for shared in producer.common:
+        target = mapping.get(shared)
+        if target is not None and (shared in barred or target in taken):
+            del mapping[shared]
+        elif target is not None:
+            taken.add(target)
+    return mapping
+
+
+def _matches(stored: Sequence[Expr], read: Sequence[Expr]) -> dict[Expr, Expr]:
+    """Axes of `stored` → axes of `read`, for the dimensions in which the two are the same sum of axes."""
+    pairs: dict[Expr, Expr] = {}
+    for ours, theirs in zip(stored, read, strict=True):
+        (left, left_offset), (right, right_offset) = linear_terms(ours), linear_terms(theirs)
+        if left_offset != right_offset or len(left) != len(right):
+            continue
+        by_factor = {factor: term for term, factor in right.items()}
+        candidate = {term: by_factor.get(factor) for term, factor in left.items()}
+        if all(
+            term.op is Leaf.AXIS and other is not None and other.op is Leaf.AXIS and term.args == other.args
+            for term, other in candidate.items()
+        ):
+            pairs.update({term: other for term, other in candidate.items() if other is not None})
+    return pairs
+
+
+def _obstacle(producer: Group, consumer: Group, mapping: Mapping[Expr, Expr], common: tuple[Expr, ...]) -> str:
+    points = sum(block_points(b) for g in (producer, consumer) for b in g.all_blocks)
+    contracting = [any(map(is_contraction, g.all_blocks)) for g in (producer, consumer)]
+    whole = len(mapping) == len(producer.common)
+    if contracting[1] and points > _TINY_POINTS:
+        return "a contraction reads it more than once"
+    if contracting[0] and points > _TINY_POINTS:
+        if not whole or any(set(b.axes) != set(common) or b.reductions for b in consumer.all_blocks):
+            return "the tiles of a contraction are not its rows"
+    if any(stage_is_ordered(b) for b in producer.all_blocks) and not whole:
+        return "it needs all of an earlier result"
+    if whole and len(common) == len(consumer.common):
+        return ""
+    parallel = size_hint(product(axis_size(a) for a in common))
+    if points > _SMALL_POINTS and parallel < _MIN_PARALLEL:
+        return "too few rows in common to share between cores"
+    return ""
+
+
+def stage_is_ordered(block: Block) -> bool:
+    return bool(block.ordered) or any(r.scan for r in block.reductions)
+
+
+def _in_order(groups: list[Group], stages: Sequence[Stage], group_of: Mapping[int, Group]) -> list[Group]:
+    """Producers first; among those that are ready, the one whose stages were asked for first."""
+    needs = {
+        id(g): {id(group_of[n]) for m in g.stages for n in stages[m].reads | stages[m].apart} - {id(g)} for g in groups
+    }
+    users: dict[int, list[Group]] = {id(g): [] for g in groups}
+    for g in groups:
+        for need in needs[id(g)]:
+            users[need].append(g)
+    waiting = {key: len(value) for key, value in needs.items()}
+    ready = [(min(g.stages), id(g), g) for g in groups if not waiting[id(g)]]
+    heapq.heapify(ready)
+    result = []
+    while ready:
+        _, _, g = heapq.heappop(ready)
+        result.append(g)
+        for user in users[id(g)]:
+            waiting[id(user)] -= 1
+            if not waiting[id(user)]:
+                heapq.heappush(ready, (min(user.stages), id(user), user))
+    assert len(result) == len(groups), "groups depend on each other in a circle"
+    return result
+
+
+# ---- unrelated nests in one launch ----
+
+
+def place_side_by_side(groups: Sequence[Group], stages: Sequence[Stage]) -> list[list[Group]]:
+    """Launches: nests of equal depth that do not depend on each other share one, up to the caps."""
+    owner = {n: position for position, g in enumerate(groups) for n in g.stages}
+    depth: list[int] = []
+    for g in groups:
+        needs = {owner[n] for m in g.stages for n in stages[m].reads | stages[m].apart} - {len(depth)}
+        depth.append(1 + max((depth[n] for n in needs), default=-1))
+    launches: list[list[Group]] = []
+    open_at: dict[int, list[Group]] = {}
+    for g, level in zip(groups, depth, strict=True):
+        current = open_at.get(level)
+        if current is not None and _fits(current, g):
+            current.append(g)
+            continue
+        launches.append([g])
+        if not any(map(is_contraction, g.all_blocks)):
+            open_at[level] = launches[-1]
+    return launches if all(len(launch) == 1 for launch in launches) else _order_launches(launches, groups, stages, owner)
+
+
+def _fits(current: Sequence[Group], g: Group) -> bool:
+    if any(map(is_contraction, g.all_blocks)):
+        return False
+    blocks = sum(len(c.all_blocks) for c in current) + len(g.all_blocks)
+    return blocks <= _MAX_BLOCKS and _arguments(*current, g) <= _MAX_ARGUMENTS
+
+
+def _order_launches(
+    launches: list[list[Group]], groups: Sequence[Group], stages: Sequence[Stage], owner: Mapping[int, int]
+) -> list[list[Group]]:
+    place = {id(g): number for number, launch in enumerate(launches) for g in launch}
+    needs: list[set[int]] = []
+    for number, launch in enumerate(launches):
+        read = {n for g in launch for m in g.stages for n in stages[m].reads | stages[m].apart}
+        needs.append({place[id(groups[owner[n]])] for n in read} - {number})
+    users: list[list[int]] = [[] for _ in launches]
+    for number, need in enumerate(needs):
+        for other in need:
+            users[other].append(number)
+    waiting = [len(need) for need in needs]
+    ready = [number for number, count in enumerate(waiting) if count == 0]
+    result: list[list[Group]] = []
+    while ready:
+        number = heapq.heappop(ready)
+        result.append(launches[number])
+        for user in users[number]:
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                heapq.heappush(ready, user)
+    assert len(result) == len(launches), "launches depend on each other in a circle"
+    return result
+
+
+# ---- stores and loads of one point ----
+
+
+def forward_values(blocks: Sequence[Block], needed: Iterable[str]) -> tuple[Block, ...]:
+    """Blocks over the same axes as one block: what an earlier one stored is used as a value, not loaded.
+
+    Stores to buffers that nobody in `needed` or in a later block reads are dropped.
+    """
+    merged: list[Block] = []
+    for block in blocks:
+        if merged and _may_merge(merged[-1], block):
+            merged[-1] = _merge(merged[-1], block)
+        else:
+            merged.append(block)
+    keep = set(needed)
+    result = []
+    for position, block in enumerate(merged):
+        read = {load.arg[0] for other in merged[position + 1 :] for load in loads_of(other.exprs)}
+        stores = tuple(s for s in block.stores if s.buffer in keep or s.buffer in read)
+        if stores:
+            result.append(replace(block, stores=stores))
+    return tuple(result)
+
+
+def _may_merge(first: Block, second: Block) -> bool:
+    if set(first.axes) != set(second.axes) or second.reductions or second.ordered or stage_is_ordered(first):
+        return False
+    stored = {s.buffer: s for s in first.stores}
+    for load in loads_of(second.exprs):
+        store = stored.get(load.arg[0])
+        if store is not None and (store.index != load.args[1:] or store.valid is not TRUE or store.accumulate):
+            return False
+    return not any(s.buffer in stored or _reads(first, s.buffer, s) for s in second.stores)
+
+
+def _reads(block: Block, buffer: str, store: Store) -> bool:
+    return any(load.arg[0] == buffer and load.args[1:] != store.index for load in loads_of(block.exprs))
+
+
+def _merge(first: Block, second: Block) -> Block:
+    stored = {s.buffer: s for s in first.stores}
+    mapping = {}
+    for load in loads_of(second.exprs):
+        store = stored.get(load.arg[0])
+        if store is not None:
+            mapping[load] = value(Op.WHERE, load.args[0], store.value, _zero(load))
+    return replace(first, stores=(*first.stores, *second.map(mapping).stores))
+
+
+def _zero(load: Expr) -> Expr:
+    return constant(load.arg[1], load.dtype)
