@@ -77,9 +77,10 @@ class CompileRecord:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRecord:
-    """One schedule: the graph as text where the profile asked for it, and the steps that it became."""
+    """One schedule, its kernels made ready; `graph` and the user's `line` where the profile asked for them."""
 
     graph: str
+    line: str
     schedule: Any
     seconds: float
     cached: bool
@@ -195,8 +196,10 @@ def record_compile(
 def record_schedule(roots: Sequence[Any], schedule: Any, seconds: float, cached: bool = False) -> None:
     """A schedule, made or found in the cache, of the nodes `roots`."""
     for recorder in recorders:
-        graph = recorder.describe(roots) if recorder.describe is not None else ""
-        recorder.schedules.append(ScheduleRecord(graph, schedule, seconds, cached))
+        wanted = recorder.describe is not None and not cached
+        graph = recorder.describe(roots) if recorder.describe is not None and wanted else ""
+        line = user_line() if wanted else ""
+        recorder.schedules.append(ScheduleRecord(graph, line, schedule, seconds, cached))
 
 
 def record_allocation(identity: int, size: int) -> None:

@@ -14,7 +14,7 @@ from petaflop.debug import rate
 if TYPE_CHECKING:
     from petaflop.profile import CompileRecord, LaunchRecord, MemoryEvent
 
-__all__ = ["Ceilings", "KernelTotal", "kernel_table", "memory_table", "totals", "write_trace"]
+__all__ = ["Ceilings", "KernelTotal", "aligned", "kernel_table", "memory_table", "totals", "write_trace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def kernel_table(kernels: Sequence[KernelTotal], ceilings: Ceilings | None = Non
     rows = [_kernel_row(kernel, seconds, ceilings) for kernel in kernels]
     calls = sum(kernel.calls for kernel in kernels)
     rows.append([f"{len(kernels)} kernels", "", str(calls), f"{seconds * 1e3:.3f}", *[""] * (len(heads) - 4)])
-    return _aligned([heads, *rows], left=2)
+    return aligned([heads, *rows], left=2)
 
 
 def _kernel_row(kernel: KernelTotal, seconds: float, ceilings: Ceilings | None) -> list[str]:
@@ -98,7 +98,7 @@ def memory_table(events: Sequence[MemoryEvent]) -> str:
     rows = [["MB", "tensors", "tensor", "line"]]
     for (text, line), (count, total) in sorted(groups.items(), key=lambda item: -item[1][1]):
         rows.append([f"{total / 1e6:.3f}", str(count), text or "(temporary)", line])
-    return f"peak {peak / 1e6:.3f} MB\n" + _aligned(rows, left=0, tail=2)
+    return f"peak {peak / 1e6:.3f} MB\n" + aligned(rows, left=0, tail=2)
 
 
 def _peak(events: Sequence[MemoryEvent]) -> tuple[int, list[tuple[str, str, int]]]:
@@ -127,7 +127,7 @@ def _peak(events: Sequence[MemoryEvent]) -> tuple[int, list[tuple[str, str, int]
     return peak, list(alive.values())
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: int, tail: int = 0) -> str:
+def aligned(rows: Sequence[Sequence[str]], left: int, tail: int = 0) -> str:
     """Columns: the first `left` and last `tail` to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

@@ -1,0 +1,153 @@
+"""Files of the command line: checked before anything is allocated, replaced whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.lib import format as npy
+
+from petaflop.dtype import DType, to_dtype
+from petaflop.errors import ArgumentError, DTypeError, FileFormatError
+
+__all__ = ["NpyFile", "existing_file", "write_atomically", "write_npz"]
+
+Array = np.ndarray[Any, Any]
+
+
+def existing_file(path: Path) -> Path:
+    """The path, if it names a regular file that can be read; FileFormatError otherwise."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FileFormatError(f"{path}: expected a file to read, got: {reason}") from error
+    if not stat.S_ISREG(mode):
+        raise FileFormatError(f"{path}: expected a regular file, got a device, pipe or socket")
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class NpyFile:
+    """The header of a .npy file, checked against the file's size; `read` then gets the array."""
+
+    path: Path
+    dtype: DType
+    shape: tuple[int, ...]
+    stored: np.dtype[Any]
+    fortran: bool
+    offset: int
+
+    @staticmethod
+    def open(path: Path, expected: DType | None = None) -> NpyFile:
+        """Read the header; NumPy stores bfloat16 and float8 as voids, which are then what `expected` says."""
+        with existing_file(path).open("rb") as file:
+            shape, fortran, stored = _header(path, file)
+            offset = file.tell()
+            size = os.fstat(file.fileno()).st_size
+        dtype = _dtype(path, stored, expected)
+        needed = offset + stored.itemsize * _count(path, shape)
+        if size != needed:
+            wanted = f"{needed} bytes for {dtype}{list(shape)}"
+            raise FileFormatError(f"{path}: size: expected {wanted}, got {size}")
+        return NpyFile(path, dtype, shape, stored, fortran, offset)
+
+    def read(self) -> Array:
+        """The array, in this machine's byte order."""
+        values: Array = np.fromfile(self.path, self.stored, offset=self.offset)
+        if values.size != _count(self.path, self.shape):
+            raise FileFormatError(f"{self.path}: size: the file changed while it was read")
+        if self.stored.kind == "V":
+            values = values.view(self.dtype.numpy)
+        else:
+            values = values.astype(self.dtype.numpy, copy=False)  # the byte order may be foreign
+        return values.reshape(self.shape[::-1]).T if self.fortran else values.reshape(self.shape)
+
+
+_READERS: dict[tuple[int, int], Callable[[BinaryIO], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+}
+
+
+def _header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        version = npy.read_magic(file)
+        if version not in _READERS:
+            raise FileFormatError(f"{path}: version: expected 1.0 or 2.0, got {version[0]}.{version[1]}")
+        shape, fortran, dtype = _READERS[version](file)
+    except FileFormatError:
+        raise
+    except Exception as error:  # NumPy's parser raises many types on a hostile header
+        reason = str(error).partition("\n")[0]
+        raise FileFormatError(f"{path}: header: expected a NumPy .npy file, got: {reason}") from error
+    if dtype.hasobject:
+        raise FileFormatError(f"{path}: dtype: expected numbers, got pickled objects, which are never loaded")
+    if any(not isinstance(size, int) or size < 0 for size in shape):
+        raise FileFormatError(f"{path}: shape: expected sizes of 0 or more, got {list(shape)}")
+    return shape, fortran, dtype
+
+
+def _dtype(path: Path, stored: np.dtype[Any], expected: DType | None) -> DType:
+    is_plain_void = stored.kind == "V" and stored.names is None and stored.subdtype is None
+    if is_plain_void and expected is not None and expected.numpy.kind == "V":
+        return expected if expected.itemsize == stored.itemsize else _reject(path, stored)
+    try:
+        return to_dtype(stored)
+    except DTypeError:
+        return _reject(path, stored)
+
+
+def _reject(path: Path, stored: np.dtype[Any]) -> NoReturn:
+    raise FileFormatError(f"{path}: dtype: expected numbers, got NumPy's {stored}")
+
+
+def _count(path: Path, shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    if len(shape) > 64 or count >= 1 << 60:
+        raise FileFormatError(f"{path}: shape: expected fewer elements, got {list(shape)[:8]}…")
+    return count
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` fill a temporary file that then replaces `path`; on any error `path` is as before."""
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Arrays by name, as `numpy.load` reads them; bfloat16 and float8 come back as voids of their size."""
+    for name in arrays:
+        if not name or name.startswith(("/", "\\")) or ".." in Path(name).parts or "\0" in name:
+            raise ArgumentError(
+                f"{path}: expected output names that can be stored in a zip file, got {name!r}"
+            )
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    npy.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+    write_atomically(path, write)

@@ -1,0 +1,97 @@
+"""Model files for the command line: the importer by extension, inputs from files or made up."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from petaflop.cli.files import NpyFile, existing_file
+from petaflop.config import config
+from petaflop.device.registry import default_device, get_backend
+from petaflop.errors import ArgumentError, FileFormatError, PluginError
+from petaflop.plugins.importer import ImportedModel, Importer, TensorSpec, check_inputs
+from petaflop.plugins.manager import plugin_manager
+
+__all__ = ["add_device_argument", "load_model", "made_up_inputs", "open_device", "read_inputs"]
+
+Array = np.ndarray[Any, Any]
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """`--device`, as all commands that compute have it."""
+    parser.add_argument("--device", default="", metavar="NAME", help="device to use; see `petaflop devices`")
+
+
+def open_device(name: str) -> str:
+    """Make the named device (or else the default) the default of this process, and open it."""
+    if name:
+        config.device = name
+    get_backend()
+    return default_device()
+
+
+def load_model(path: Path, importer: str, device: str) -> ImportedModel:
+    """Read a model file with the importer of that name, or else the one for the file's extension."""
+    existing_file(path)
+    return (_get(importer) if importer else _importer_for(path)).load(path, device)
+
+
+def _get(name: str) -> Importer:
+    def check(found: object) -> None:
+        if not isinstance(found, Importer):
+            raise PluginError(f"petaflop_importer: expected an Importer, got {type(found).__name__}")
+
+    found = plugin_manager().get("importer", name, check)
+    assert isinstance(found, Importer)
+    return found
+
+
+def _importer_for(path: Path) -> Importer:
+    """The importer named like the extension, or else the first that claims the extension."""
+    extension = path.suffix.lower()
+    names = plugin_manager().names("importer")
+    if extension[1:] in names:
+        return _get(extension[1:])
+    importers = [_get(name) for name in names]
+    for importer in importers:
+        if extension in importer.extensions:
+            return importer
+    known = (
+        ", ".join(ext for importer in importers for ext in importer.extensions)
+        or "none: no importer is installed"
+    )
+    raise FileFormatError(f"{path}: extension: expected one of {known}, got {extension or 'no extension'!r}")
+
+
+def read_inputs(specs: Sequence[TensorSpec], words: Sequence[str], model: Path) -> dict[str, Array]:
+    """The arrays of `name=file.npy` words; all headers are checked against the model before any array is read."""
+    expected = {spec.name: spec for spec in specs}
+    files: dict[str, NpyFile] = {}
+    for word in words:
+        name, equals, path = word.rpartition("=") if "=" in word else ("", "", word)
+        if not equals and len(specs) == 1:
+            name = specs[0].name
+        if not name or name in files:
+            raise ArgumentError(f"--input: expected name=file.npy, each name once, got {word!r}")
+        spec = expected.get(name)
+        files[name] = NpyFile.open(Path(path), spec.dtype if spec is not None else None)
+    for name, file in files.items():  # one by one first, so that the message names the file
+        if name in expected:
+            check_inputs([expected[name]], {name: file}, f"{file.path}")
+    check_inputs(specs, files, f"{model}")
+    return {name: file.read() for name, file in files.items()}
+
+
+def made_up_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Random inputs of the right kind; named sizes come from `sizes`, or else are 1."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for spec in specs:
+        shape = [size if isinstance(size, int) else sizes.get(size or "", 1) for size in spec.shape]
+        values = generator.standard_normal(shape) if spec.dtype.is_float else generator.integers(0, 2, shape)
+        arrays[spec.name] = np.asarray(values).astype(spec.dtype.numpy)
+    return arrays

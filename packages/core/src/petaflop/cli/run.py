@@ -1,0 +1,70 @@
+"""`petaflop run MODEL --input name=file.npy … --output out.npz`: a model file in, arrays out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from petaflop.cli.files import write_npz
+from petaflop.cli.models import add_device_argument, load_model, open_device, read_inputs
+from petaflop.errors import ArgumentError
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", type=Path, help="a model file, such as model.onnx")
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=FILE.npy",
+        help="an input by name; a model with one input needs no name",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE.npz", help="where the outputs go, by name")
+    parser.add_argument(
+        "--importer", default="", metavar="NAME", help="importer to use, whatever the extension"
+    )
+    parser.add_argument(
+        "--bench", action="store_true", help="time the model, and its kernels against the machine"
+    )
+    add_device_argument(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the model once; nothing is written unless all went well."""
+    if options.output is not None:
+        _check_output(options.output)
+    device = open_device(options.device)
+    model = load_model(options.model, options.importer, device)
+    inputs = read_inputs(model.inputs, options.input, options.model)
+    outputs = model(inputs)
+    arrays = {spec.name: outputs[spec.name].numpy() for spec in model.outputs}
+    if options.output is not None:
+        write_npz(options.output, arrays)
+    _print(arrays)
+    if options.bench:
+        from petaflop.cli.bench import bench_model
+
+        bench_model(model, inputs, device)
+    return 0
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix != ".npz":
+        raise ArgumentError(f"--output: expected a file that ends in .npz, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ArgumentError(f"--output: expected a file in a folder that exists, got {str(path)!r}")
+
+
+def _print(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    for name, array in arrays.items():
+        shape = ", ".join(map(str, array.shape))
+        preview = np.array2string(array.reshape(-1)[:6], precision=5, separator=", ", suppress_small=True)
+        more = " …" if array.size > 6 else ""
+        print(f"{name}: {array.dtype}[{shape}] {preview}{more}")
