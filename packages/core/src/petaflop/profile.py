@@ -77,7 +77,7 @@ class CompileRecord:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRecord:
-    """One schedule, its kernels made ready; `graph` and the user's `line` where the profile asked for them."""
+    """One schedule, its kernels made ready; `graph` and the user's `line` if the profile asked for them."""
 
     graph: str
     line: str

@@ -1,4 +1,4 @@
-"""`petaflop bench FILE`: each kernel's time, GFLOP/s and GB/s, against what the machine was measured to do."""
+"""`petaflop bench FILE`: each kernel's time, GFLOP/s and GB/s, against what the machine can do."""
 
 from __future__ import annotations
 

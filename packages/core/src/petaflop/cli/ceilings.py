@@ -1,4 +1,4 @@
-"""What the default device can do at best, measured with our own kernels: float32 arithmetic, reading memory."""
+"""What the default device can do at best, by our own kernels: float32 arithmetic, and reading memory."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     table = f"{profile.table()}\n\n{profile.memory_table()}"
     if options.html is not None:
         text = page(f"{options.file.name} on {device}", table, found)
-        write_atomically(options.html, lambda file: file.write(text.encode()))
+        write_atomically(options.html, text.encode())
         print(f"wrote {options.html}")
     else:
         for section in found:

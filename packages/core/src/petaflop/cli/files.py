@@ -119,7 +119,16 @@ def _count(path: Path, shape: tuple[int, ...]) -> int:
     return count
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, or leave `path` as it is."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(data)
+
+    _replace(path, write)
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let `write` fill a temporary file that then replaces `path`; on any error `path` is as before."""
     handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
@@ -150,4 +159,4 @@ def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     npy.write_array(entry, np.asanyarray(array), allow_pickle=False)
 
-    write_atomically(path, write)
+    _replace(path, write)

@@ -60,15 +60,13 @@ def _importer_for(path: Path) -> Importer:
     for importer in importers:
         if extension in importer.extensions:
             return importer
-    known = (
-        ", ".join(ext for importer in importers for ext in importer.extensions)
-        or "none: no importer is installed"
-    )
-    raise FileFormatError(f"{path}: extension: expected one of {known}, got {extension or 'no extension'!r}")
+    known = ", ".join(each for importer in importers for each in importer.extensions)
+    expected = f"one of {known}" if known else "an importer to be installed"
+    raise FileFormatError(f"{path}: extension: expected {expected}, got {extension or 'none'!r}")
 
 
 def read_inputs(specs: Sequence[TensorSpec], words: Sequence[str], model: Path) -> dict[str, Array]:
-    """The arrays of `name=file.npy` words; all headers are checked against the model before any array is read."""
+    """The arrays of `name=file.npy` words; all are checked against the model before any is read."""
     expected = {spec.name: spec for spec in specs}
     files: dict[str, NpyFile] = {}
     for word in words:

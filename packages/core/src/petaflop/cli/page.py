@@ -10,7 +10,8 @@ from petaflop.cli.stages import Section
 __all__ = ["page"]
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+body { color: #1c2733; background: #fff; }
 h2 { margin-top: 2.5rem; border-top: 2px solid #d5dde5; padding-top: 1rem; font-size: 1.25rem; }
 h3 { font-size: 1.05rem; margin-bottom: 0; font-family: ui-monospace, monospace; }
 p { margin: .2rem 0 .6rem; color: #51616f; }

@@ -1,4 +1,4 @@
-"""Every stage of what a profile recorded, as titled text: graph, kernels and why each ends, plan, loops, source."""
+"""Every stage of what a profile recorded, as titled text: graph, kernels, plan, loops, source."""
 
 from __future__ import annotations
 
