@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from petaflop.ir.plan import Plan
     from petaflop.ir.target import Target
 
-__all__ = ["Backend", "Capabilities", "DeviceInfo", "Launch"]
+__all__ = ["Backend", "Capabilities", "DeviceInfo", "Launch", "Replay"]
 
 
 class Launch(Protocol):
@@ -26,6 +26,12 @@ class Launch(Protocol):
 
     A buffer is the (handle, byte offset) that the backend's `allocate` and the memory plan gave.
     """
+
+    def __call__(self, buffers: Sequence[tuple[Any, int]], variables: Sequence[int]) -> None: ...
+
+
+class Replay(Protocol):
+    """A captured sequence of launches, run on these buffer locations with these values of variables."""
 
     def __call__(self, buffers: Sequence[tuple[Any, int]], variables: Sequence[int]) -> None: ...
 
@@ -128,8 +134,9 @@ class Backend:
         """The plan of a kernel; `default(kernel, target)` is the planner of core."""
         return default(kernel, self.target)
 
-    def capture(
-        self, launches: Sequence[tuple[Launch, Sequence[tuple[Any, int]], Sequence[int]]]
-    ) -> Callable[[], None] | None:
-        """Many launches as one call, with these very buffers and values; None where that is not supported."""
+    def capture(self, launches: Sequence[tuple[Launch, Sequence[int], Sequence[int]]]) -> Replay | None:
+        """Many launches as one call; None where that is not supported.
+
+        The buffers and variables of each launch are positions in the two lists that every replay passes.
+        """
         return None

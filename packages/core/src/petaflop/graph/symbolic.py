@@ -466,15 +466,20 @@ def topological(roots: Iterable[Expr]) -> list[Expr]:
     """Every expression below `roots`, each once, arguments before users."""
     order: list[Expr] = []
     seen: set[Expr] = set()
-    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(list(roots))]
+    pending: list[Expr] = []
+    stack: list[Expr | None] = list(roots)[::-1]
     while stack:
-        expr, ready = stack.pop()
-        if ready:
-            order.append(expr)
+        expr = stack.pop()
+        if expr is None:
+            order.append(pending.pop())
         elif expr not in seen:
             seen.add(expr)
-            stack.append((expr, True))
-            stack.extend((arg, False) for arg in reversed(expr.args) if arg not in seen)
+            if expr.args:
+                pending.append(expr)
+                stack.append(None)
+                stack += expr.args[::-1]
+            else:
+                order.append(expr)
     return order
 
 

@@ -183,6 +183,8 @@ class Block:
 
     def map(self, mapping: dict[Expr, Expr]) -> Block:
         """The block with expressions (axes, loads, …) replaced and simplified again."""
+        if not mapping:
+            return self
         axes = [mapping.get(a, a) for a in self.axes]
         return replace(
             self,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from petaflop.graph.ops import Op
-from petaflop.graph.symbolic import TRUE, Expr, Leaf, constant, linear_terms, product
+from petaflop.graph.symbolic import TRUE, Expr, Leaf, constant, linear_terms, product, topological
 from petaflop.ir.kernel import Block, Store, axes_of, axis_size, loads_of, value
 from petaflop.schedule.materialize import size_hint
 
@@ -21,7 +21,7 @@ _SMALL_POINTS = 1 << 14
 _TINY_POINTS = 1 << 11
 _MIN_PARALLEL = 16
 _MAX_ARGUMENTS = 96
-_MAX_BLOCKS = 96
+_MAX_OPERATIONS = 1024  # distinct expressions in one kernel, index arithmetic included
 
 
 @dataclass(slots=True)
@@ -44,6 +44,7 @@ class Group:
     blocks: dict[int, tuple[Block, ...]]
     common: tuple[Expr, ...]
     why: str = ""
+    operations: int = 0
 
     @property
     def all_blocks(self) -> list[Block]:
@@ -83,7 +84,7 @@ def group_stages(stages: Sequence[Stage]) -> list[Group]:
     for stage in stages:
         shared = _shared_axes(stage.blocks)
         blocks = tuple(_leading(block, shared) for block in stage.blocks)
-        mine = Group([stage.number], {stage.number: blocks}, shared)
+        mine = Group([stage.number], {stage.number: blocks}, shared, operations=_expressions(blocks))
         group_of[stage.number] = mine
         producers = {id(group_of[n]): group_of[n] for n in stage.reads if n not in stage.apart}
         for producer in sorted(producers.values(), key=lambda g: -max(g.stages)):
@@ -113,7 +114,7 @@ def _join(
     members = set(producer.stages)
     if any(stages[n].apart & members for n in consumer.stages):
         return "it needs all of an earlier result"
-    if len(producer.all_blocks) + len(consumer.all_blocks) > _MAX_BLOCKS or _arguments(producer, consumer) > _MAX_ARGUMENTS:
+    if producer.operations + consumer.operations > _MAX_OPERATIONS or _arguments(producer, consumer) > _MAX_ARGUMENTS:
         return "the kernel is full"
     if _would_cycle(producer, consumer, stages, group_of):
         return "another kernel must run between"
@@ -122,10 +123,15 @@ def _join(
     obstacle = _obstacle(producer, consumer, mapping, common)
     if obstacle:
         return obstacle
-    renamed = {p: c for p, c in mapping.items() if c in common}
+    renamed = {p: c for p, c in mapping.items() if c in common and p is not c}
     blocks = {n: tuple(_leading(b.map(renamed), common) for b in producer.blocks[n]) for n in producer.stages}
     blocks |= {n: tuple(_leading(b, common) for b in consumer.blocks[n]) for n in consumer.stages}
-    return Group(sorted((*producer.stages, *consumer.stages)), blocks, common, producer.why)
+    total = producer.operations + consumer.operations
+    return Group(sorted((*producer.stages, *consumer.stages)), blocks, common, producer.why, total)
+
+
+def _expressions(blocks: Iterable[Block]) -> int:
+    return len(topological(expr for block in blocks for expr in block.exprs))
 
 
 def _arguments(*groups: Group) -> int:
@@ -270,8 +276,7 @@ def place_side_by_side(groups: Sequence[Group], stages: Sequence[Stage]) -> list
 def _fits(current: Sequence[Group], g: Group) -> bool:
     if any(map(is_contraction, g.all_blocks)):
         return False
-    blocks = sum(len(c.all_blocks) for c in current) + len(g.all_blocks)
-    return blocks <= _MAX_BLOCKS and _arguments(*current, g) <= _MAX_ARGUMENTS
+    return sum(c.operations for c in current) + g.operations <= _MAX_OPERATIONS and _arguments(*current, g) <= _MAX_ARGUMENTS
 
 
 def _order_launches(

@@ -149,13 +149,15 @@ def _worth_storing(node: Node, inline: _Inline, users: frozenset[Node]) -> str |
     if len(inline.inputs) > _MAX_INPUTS:
         return f"more than {_MAX_INPUTS} inputs"
     points = size_hint(node.size)
+    growth = max([domain(user) // max(points, 1) for user in users], default=1)
+    if len(users) < 2 and growth < 4:
+        return None
     weight = inline.weight
     stored = points * node.dtype.itemsize
     again = (len(users) - 1) * (inline.bytes + weight * points)
-    if again > stored * (1 + len(users)) + _LAUNCH_BYTES and len(users) > 1:
+    if len(users) > 1 and again > stored * (1 + len(users)) + _LAUNCH_BYTES:
         return f"read by {len(users)} kernels, and cheaper to store than to compute again"
-    if weight >= 4 and inline.bytes >= stored:
-        growth = max((domain(user) // max(points, 1) for user in users), default=1)
-        if growth >= 4 and (growth - 1) * points * weight > 2 * stored + _LAUNCH_BYTES:
+    if growth >= 4 and weight >= 4 and inline.bytes >= stored:
+        if (growth - 1) * points * weight > 2 * stored + _LAUNCH_BYTES:
             return f"repeated {growth} times where it is read"
     return None
