@@ -89,7 +89,8 @@ def made_up_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dic
     generator = np.random.default_rng(0)
     arrays = {}
     for spec in specs:
-        shape = [size if isinstance(size, int) else sizes.get(size or "", 1) for size in spec.shape]
+        known = spec.shape or ()
+        shape = [size if isinstance(size, int) else sizes.get(size or "", 1) for size in known]
         values = generator.standard_normal(shape) if spec.dtype.is_float else generator.integers(0, 2, shape)
         arrays[spec.name] = np.asarray(values).astype(spec.dtype.numpy)
     return arrays

@@ -15,16 +15,19 @@ __all__ = ["ImportedModel", "Importer", "TensorSpec", "check_inputs"]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output of a model: a string in `shape` is a size that may vary, one size per name."""
+    """One input or output of a model: a string in `shape` is a size that may vary, one size per name.
+
+    A size of None is unknown; a shape of None has an unknown rank.
+    """
 
     name: str
     dtype: DType
-    shape: tuple[int | str | None, ...]
+    shape: tuple[int | str | None, ...] | None
     optional: bool = False
 
     def __str__(self) -> str:
-        sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
-        return f"{self.name}: {self.dtype}[{sizes}]"
+        sizes = ["?" if size is None else str(size) for size in self.shape or ()]
+        return f"{self.name}: {self.dtype}[{'…' if self.shape is None else ', '.join(sizes)}]"
 
 
 class ImportedModel(Protocol):
@@ -65,9 +68,10 @@ def check_inputs(specs: Sequence[TensorSpec], arrays: Mapping[str, Any], source:
 def _check_one(spec: TensorSpec, array: Any, sizes: dict[str, tuple[int, str]], source: str) -> None:
     dtype, shape = to_dtype(array.dtype), tuple(array.shape)
     got = f"{dtype}[{', '.join(map(str, shape))}]"
-    if dtype is not spec.dtype or len(shape) != len(spec.shape):
+    wanted_shape = shape if spec.shape is None else spec.shape
+    if dtype is not spec.dtype or len(shape) != len(wanted_shape):
         raise ArgumentError(f"{source}: input {spec.name}: expected {spec}, got {got}")
-    for expected, size in zip(spec.shape, shape, strict=True):
+    for expected, size in zip(wanted_shape, shape, strict=True):
         if isinstance(expected, int) and expected != size:
             raise ArgumentError(f"{source}: input {spec.name}: expected {spec}, got {got}")
         if isinstance(expected, str):
