@@ -1,0 +1,1 @@
+"""Kernel and Target to Plan (planner), Kernel and Plan to Loops (lower)."""

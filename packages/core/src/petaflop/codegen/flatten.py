@@ -1,0 +1,85 @@
+"""Blocks with flat offsets for logical indices: the layouts are applied here, and nowhere earlier.
+
+Two kinds of name are left for the loops to fill in: TILE, the number of the step of a register tile (temporaries of a
+task have one element per step), and `within(axis)`, whether a masked last step is inside the axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from petaflop.dtype import bool_, index
+from petaflop.graph.symbolic import Expr, Leaf, add, both, constant, make, multiply, rebuild, topological
+from petaflop.ir.kernel import Block, Kernel, Store, axes_of
+from petaflop.ir.layout import row_major
+
+__all__ = ["TILE", "Flattener", "within"]
+
+TILE = make(Leaf.STATE, (), index, "tile", 0)
+
+
+def within(axis: Expr) -> Expr:
+    """Stands for the condition that a masked step of `axis` is inside it."""
+    return make(Leaf.STATE, (), bool_, f"within_{axis.arg}", 0, 1)
+
+
+class Flattener:
+    """`local` temporaries keep only what a task needs, `lanes` elements for each; `masked` axes may overrun."""
+
+    def __init__(self, kernel: Kernel, local: Mapping[str, int], lanes: int, masked: Iterable[Expr]) -> None:
+        self.kernel, self.local, self.lanes, self.masked = kernel, local, lanes, tuple(masked)
+        self.layouts = {
+            b.name: row_major(b.shape[local.get(b.name, 0) :]) for b in (*kernel.arguments, *kernel.temporaries)
+        }
+
+    def offset(self, buffer: str, position: tuple[Expr, ...]) -> Expr:
+        """The flat offset of a logical index."""
+        shared = self.local.get(buffer)
+        if shared is None:
+            return self.layouts[buffer].offset(position)
+        return add(multiply(self.layouts[buffer].offset(position[shared:]), constant(self.lanes)), TILE)
+
+    def block(self, block: Block) -> Block:
+        """The block with one flat offset for each index; an accumulating store reads what it adds to."""
+        done: dict[Expr, Expr] = {}
+        self.exprs(block.exprs, done)
+        self.exprs((e for r in block.reductions for e in (*r.merge, *(s.initial for s in r.states))), done)
+        reductions = tuple(
+            replace(
+                r,
+                states=tuple(replace(s, initial=done[s.initial]) for s in r.states),
+                step=tuple(done[step] for step in r.step),
+                merge=tuple(done[merge] for merge in r.merge),
+            )
+            for r in block.reductions
+        )
+        gates = tuple(within(a) for a in self.masked if a in block.axes)
+        return replace(block, reductions=reductions, stores=tuple(self._store(s, done, gates) for s in block.stores))
+
+    def exprs(self, roots: Iterable[Expr], done: dict[Expr, Expr]) -> None:
+        """Add the flat form of everything below `roots` to `done`."""
+        for expr in topological(roots):
+            if expr in done:
+                continue
+            args = tuple(done[arg] for arg in expr.args)
+            if expr.op is Leaf.LOAD:
+                valid, *position = args
+                if self.masked and expr.arg[0] not in self.local:
+                    used = axes_of(expr.args[1:])
+                    valid = both(valid, *(within(a) for a in self.masked if a in used))
+                args = (valid, self.offset(expr.arg[0], tuple(position)))
+                done[expr] = make(Leaf.LOAD, args, expr.dtype, expr.arg)
+            else:
+                done[expr] = rebuild(expr, args) if args != expr.args else expr
+
+    def _store(self, store: Store, done: Mapping[Expr, Expr], gates: tuple[Expr, ...]) -> Store:
+        offset = self.offset(store.buffer, tuple(done[i] for i in store.index))
+        valid = both(done[store.valid], *gates)
+        value = done[store.value]
+        if store.accumulate is not None:
+            old = make(Leaf.LOAD, (valid, offset), value.dtype, (store.buffer, 0))
+            value = make(store.accumulate, (old, value), value.dtype)
+        return Store(store.buffer, (offset,), value, valid)
+
+

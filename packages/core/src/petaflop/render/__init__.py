@@ -1,0 +1,1 @@
+"""Renderers: Loops as text. No compiler or driver is imported here."""

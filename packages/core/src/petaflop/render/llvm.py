@@ -1,0 +1,470 @@
+"""Loops as LLVM IR text for a CPU: one function per phase, `void @entry(buffers, variables, scratch, first, last)`.
+
+Vector loops are rendered in the manner of ispc: a value is uniform (a scalar) or varies over the lanes of the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from petaflop.dtype import DType
+from petaflop.graph.ops import Op
+from petaflop.graph.symbolic import Expr, Leaf, is_constant, linear_terms
+from petaflop.ir.loops import Alloc, For, If, Let, Loops, Memory, Phase, Statement, Store, walk
+from petaflop.ir.target import Target
+from petaflop.render.llvm_memory import load, store
+from petaflop.render.llvm_values import Address, Value
+from petaflop.render.llvm_ops import OPERATIONS, literal, memory_type, register_type, splat, vector
+
+__all__ = ["render"]
+
+Prelude = Callable[[set[str]], str]
+DUMMY_BYTES = 1024  # where accesses that are switched off go
+
+
+def render(loops: Loops, target: Target, prelude: Prelude) -> str:
+    """LLVM IR text of `loops`.
+
+    `prelude` gives the definitions of the functions named in a set, such as `petaflop_exp2_v8f32`: EXP2, LOG2 and SIN
+    of so many lanes.
+    """
+    functions, declarations, math = [], set(), set()
+    for phase in loops.phases:
+        function = Function(loops, phase)
+        functions.append(function.text())
+        declarations |= function.declarations
+        math |= function.math_names
+    head = [f'target triple = "{target.triple}"'] if target.triple else []
+    cpu = [f'"target-cpu"="{target.cpu}"'] if target.cpu else []
+    features = [f'"target-features"="{target.features}"'] if target.features else []
+    width = [f'"prefer-vector-width"="{target.vector_bytes * 8}"'] if target.vector_bytes > 32 else []
+    attributes = f"attributes #0 = {{ {' '.join(['nounwind', *cpu, *features, *width])} }}"
+    return "\n".join([*head, *functions, *sorted(declarations), prelude(math) if math else "", attributes, ""])
+
+
+class Function:
+    """Renders one phase. `binding` tells what loop variables and let-names stand for at the current place."""
+
+    def __init__(self, loops: Loops, phase: Phase) -> None:
+        self.loops, self.phase = loops, phase
+        self.lines: list[str] = []
+        self.levels: list[list[str]] = [self.lines]  # one list of lines per enclosing loop or branch
+        self.allocations: list[str] = []
+        self.declarations: set[str] = set()
+        self.math_names: set[str] = set()
+        self.counter = 0
+        self.width = 1  # lanes of the enclosing vector loop
+        self.lane: Expr | None = None
+        self.dtypes: dict[str, DType] = dict(loops.arguments)
+        self.pointers: dict[str, str] = {}
+        self.binding: dict[Expr, Any] = {}  # axis or name -> int (unrolled) or Value
+        self.scopes: list[dict[Any, Value]] = [{}]
+        self.volatile: dict[Any, tuple[Value, frozenset[str]]] = {}  # what depends on memory, until it may change
+        self._leaves: dict[Expr, tuple[tuple[Expr, ...], frozenset[str]]] = {}
+
+    # ---- text ----
+
+    def new(self) -> str:
+        self.counter += 1
+        return f"%v{self.counter}"
+
+    def line(self, text: str) -> str:
+        name = self.new()
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def effect(self, text: str) -> None:
+        self.lines.append(f"  {text}")
+
+    def call(self, name: str, result: str, *operands: str) -> str:
+        self.declare(name, result, operands)
+        return self.line(f"call {result} @{name}({', '.join(operands)})")
+
+    def declare(self, name: str, result: str, operands: tuple[str, ...]) -> None:
+        types = ", ".join(_type_of(operand) for operand in operands)
+        self.declarations.add(f"declare {result} @{name}({types})")
+
+    def math(self, name: str) -> str:
+        self.math_names.add(name)
+        return name
+
+    def label(self, name: str) -> None:
+        self.lines.append(f"{name}:")
+
+    def text(self) -> str:
+        """The whole function."""
+        body = self._body()
+        head = f"define void @{self.phase.entry}(ptr %buffers, ptr %variables, ptr noalias %scratch, i64 %first, i64 %last) #0 {{"
+        return "\n".join([head, "entry:", *self.allocations, *body, "  ret void", "}"])
+
+    def _body(self) -> list[str]:
+        used = _buffers_used(self.phase)
+        for position, (name, _) in enumerate(self.loops.arguments):
+            if name in used:
+                self.pointers[name] = self._load_pointer(position)
+        memories = [memory for memory in self.loops.memory if memory.name in used]
+        if any(memory.space == "shared" for memory in memories):
+            shared = self._load_pointer(len(self.loops.arguments))
+        for memory in memories:
+            self._place(memory, "%scratch" if memory.space == "scratch" else shared)
+        for position, variable in enumerate(self.loops.variables):
+            slot = self.line(f"getelementptr i64, ptr %variables, i64 {position}")
+            self.binding[variable] = Value(self.line(f"load i64, ptr {slot}"), 1, 0)
+        base: Expr | int = 0
+        single = len(self.phase.segments) == 1
+        for segment in self.phase.segments:
+            if single:
+                first, last = "%first", "%last"
+            else:
+                first, last = self._clamp(base, base + segment.tasks)
+            self._loop(segment.task, first, last, 1, segment.body)
+            base = base + segment.tasks
+        return self.lines
+
+    def _load_pointer(self, position: int) -> str:
+        slot = self.line(f"getelementptr ptr, ptr %buffers, i64 {position}")
+        return self.line(f"load ptr, ptr {slot}")
+
+    def _place(self, memory: Memory, base: str) -> None:
+        self.dtypes[memory.name] = memory.dtype
+        self.pointers[memory.name] = self.line(f"getelementptr i8, ptr {base}, i64 {memory.offset}")
+
+    def _clamp(self, low: Any, high: Any) -> tuple[str, str]:
+        """[first, last) within [low, high), counted from low."""
+        low, high = (self.scalar(bound) for bound in (low, high))
+        first = self.call("llvm.smax.i64", "i64", "i64 %first", f"i64 {low}")
+        last = self.call("llvm.smin.i64", "i64", "i64 %last", f"i64 {high}")
+        return self.line(f"sub i64 {first}, {low}"), self.line(f"sub i64 {last}, {low}")
+
+    # ---- statements ----
+
+    def statements(self, body: tuple[Statement, ...]) -> None:
+        for statement in body:
+            _STATEMENTS[type(statement)](self, statement)
+
+    def _loop(self, axis: Expr, start: str, stop: str, step: int, body: tuple[Statement, ...]) -> None:
+        """A counted loop that also does nothing where start >= stop; what its body hoists comes before it."""
+        number = self.counter = self.counter + 1
+        counter = f"%i{number}"
+        outer = self.binding.get(axis)
+        self.binding[axis] = Value(counter, 1, len(self.levels))
+        inside = self._enclosed(body)
+        if outer is not None:
+            self.binding[axis] = outer
+        self.effect(f"br label %before{number}")
+        self.label(f"before{number}")
+        self.effect(f"br label %head{number}")
+        self.label(f"head{number}")
+        self.effect(f"{counter} = phi i64 [ {start}, %before{number} ], [ {counter}.next, %last{number} ]")
+        more = self.line(f"icmp slt i64 {counter}, {stop}")
+        self.effect(f"br i1 {more}, label %body{number}, label %end{number}")
+        self.label(f"body{number}")
+        self.lines += inside
+        self.effect(f"br label %last{number}")
+        self.label(f"last{number}")
+        self.effect(f"{counter}.next = add nsw i64 {counter}, {step}")
+        self.effect(f"br label %head{number}")
+        self.label(f"end{number}")
+
+    def _enclosed(self, body: tuple[Statement, ...]) -> list[str]:
+        """The lines of statements in basic blocks of their own: nothing computed there is known afterwards."""
+        self.scopes.append({})
+        self.lines = []
+        self.levels.append(self.lines)
+        self.volatile = {}
+        self.statements(body)
+        lines = self.levels.pop()
+        self.lines = self.levels[-1]
+        self.scopes.pop()
+        self.volatile = {}
+        return lines
+
+    def _for(self, loop: For) -> None:
+        if loop.bind == "vector":
+            assert self.lane is None and is_constant(loop.stop) and is_constant(loop.start, 0)
+            if loop.stop.arg == 1:
+                self._unroll(loop)
+                return
+            self.lane, self.width = loop.axis, int(loop.stop.arg)
+            self.statements(loop.body)
+            self.lane, self.width = None, 1
+        elif loop.bind == "unroll":
+            self._unroll(loop)
+        else:
+            self._loop(loop.axis, self.scalar(loop.start), self.scalar(loop.stop), loop.step, loop.body)
+
+    def _unroll(self, loop: For) -> None:
+        for position in range(int(loop.start.arg), int(loop.stop.arg), loop.step):
+            self.binding[loop.axis] = position
+            self.statements(loop.body)
+        self.binding.pop(loop.axis, None)
+
+    def _if(self, branch: If) -> None:
+        condition = self.scalar(branch.condition)
+        number = self.counter = self.counter + 1
+        other = f"else{number}" if branch.orelse else f"join{number}"
+        parts = [(name, self._enclosed(body)) for name, body in (("then", branch.body), ("else", branch.orelse)) if body]
+        self.effect(f"br i1 {condition}, label %then{number}, label %{other}")
+        for name, lines in parts:
+            self.label(f"{name}{number}")
+            self.lines += lines
+            self.effect(f"br label %join{number}")
+        self.label(f"join{number}")
+
+    def _let(self, let: Let) -> None:
+        # a fresh Value object: what was computed from an earlier value of the name is found no more
+        value = self.value(let.value)
+        self.binding[let.name] = Value(value.name, value.width, len(self.levels) - 1)
+
+    def _alloc(self, alloc: Alloc) -> None:
+        self.dtypes[alloc.name] = alloc.dtype
+        if alloc.name not in self.pointers:
+            self.pointers[alloc.name] = name = self.new()
+            element = memory_type(alloc.dtype)
+            self.allocations.append(f"  {name} = alloca [{alloc.size} x {element}], align 64")
+
+    def _store(self, statement: Store) -> None:
+        store(self, statement)
+        stale = [key for key, (_, buffers) in self.volatile.items() if statement.buffer in buffers]
+        for key in stale:
+            del self.volatile[key]
+
+    @property
+    def dummy(self) -> str:
+        """Memory that may always be read and written."""
+        if "%dummy" not in self.pointers.values():
+            self.pointers["%dummy"] = "%dummy"
+            self.allocations.append(f"  %dummy = alloca [{DUMMY_BYTES} x i8], align 64")
+        return "%dummy"
+
+    # ---- values ----
+
+    def leaves(self, expr: Expr) -> tuple[tuple[Expr, ...], frozenset[str]]:
+        """The axes and names that `expr` depends on, and the buffers that it reads."""
+        found = self._leaves.get(expr)
+        if found is None:
+            for part in _unseen(expr, self._leaves):
+                leaves: dict[Expr, None] = {part: None} if part.op in _NAMED else {}
+                buffers: set[str] = {part.arg[0]} if part.op is Leaf.LOAD else set()
+                if part.op is not Leaf.AXIS:
+                    for arg in part.args:
+                        leaves.update(dict.fromkeys(self._leaves[arg][0]))
+                        buffers |= self._leaves[arg][1]
+                self._leaves[part] = tuple(leaves), frozenset(buffers)
+            found = self._leaves[expr]
+        return found
+
+    def varies(self, expr: Expr) -> bool:
+        """Whether the lanes of the vector loop may see different values."""
+        if self.lane is None:
+            return False
+        return any(leaf is self.lane or getattr(self.binding.get(leaf), "width", 1) > 1 for leaf in self.leaves(expr)[0])
+
+    def _key(self, expr: Expr) -> Any:
+        bound = [self.binding.get(leaf) for leaf in self.leaves(expr)[0]]
+        return (expr, *bound) if bound else expr
+
+    def _level(self, expr: Expr) -> int:
+        """The outermost loop level where `expr` can be computed."""
+        leaves, buffers = self.leaves(expr)
+        if buffers:
+            return len(self.levels) - 1
+        return max((getattr(self.binding.get(leaf), "level", 0) for leaf in leaves), default=0)
+
+    def _find(self, key: Any) -> Value | None:
+        for scope in reversed(self.scopes):
+            if key in scope:
+                return scope[key]
+        return None
+
+    def _known(self, expr: Expr) -> Value | None:
+        key = self._key(expr)
+        if self.leaves(expr)[1]:
+            found = self.volatile.get(key)
+            return found[0] if found else None
+        return self._find(key)
+
+    def _at(self, level: int) -> list[str]:
+        """From now on lines go to that level; returns where they went before."""
+        before = self.lines
+        self.lines = self.levels[level]
+        return before
+
+    def _line_at(self, level: int, text: str) -> str:
+        before = self._at(level)
+        name = self.line(text)
+        self.lines = before
+        return name
+
+    def value(self, root: Expr) -> Value:
+        """Render an expression; what is known already is not rendered again."""
+        stack = [(root, False)]
+        while stack:
+            expr, ready = stack.pop()
+            if self._leaf(expr) is not None:
+                continue
+            if ready:
+                self._compute(expr)
+                continue
+            stack.append((expr, True))
+            parts = expr.args[:1] if expr.op is Leaf.LOAD else expr.args
+            stack.extend((part, False) for part in reversed(parts))
+        result = self._leaf(root)
+        assert result is not None
+        return result
+
+    def _compute(self, expr: Expr) -> None:
+        """Render an expression whose arguments are known, at the outermost level where that is possible."""
+        level = self._level(expr)
+        before = self._at(level)
+        name, width = load(self, expr) if expr.op is Leaf.LOAD else self._operation(expr)
+        self.lines = before
+        value = Value(name, width, level)
+        buffers = self.leaves(expr)[1]
+        if buffers:
+            self.volatile[self._key(expr)] = (value, buffers)
+        else:
+            self.scopes[level][self._key(expr)] = value
+
+    def _leaf(self, expr: Expr) -> Value | None:
+        """The value of a leaf, or of what has been rendered."""
+        if expr.op is Op.CONST:
+            return Value(literal(expr.arg, expr.dtype), 1, 0)
+        if expr is self.lane:
+            lanes = ", ".join(f"i64 {lane}" for lane in range(self.width))
+            return Value(f"<{lanes}>", self.width, 0)
+        if expr.op in _NAMED:
+            bound = self.binding[expr]
+            return Value(str(bound), 1, 0) if isinstance(bound, int) else bound
+        return self._known(expr)
+
+    def _operation(self, expr: Expr) -> tuple[str, int]:
+        values = [self.value(arg) for arg in expr.args]
+        width = max(value.width for value in values)
+        names = [self.widen(value, arg.dtype, width) for value, arg in zip(values, expr.args, strict=True)]
+        return OPERATIONS[expr.op](self, expr, names, width), width
+
+    def widen(self, value: Value, dtype: DType, width: int) -> str:
+        """The value in `width` lanes."""
+        if value.width == width:
+            return value.name
+        scalar = register_type(dtype)
+        if not value.name.startswith("%"):
+            return splat(value.name, scalar, width)
+        key = ("spread", value.name, width)
+        found = self._find(key)
+        if found is None:
+            lanes = vector(scalar, width)
+            first = self._line_at(value.level, f"insertelement {lanes} poison, {scalar} {value.name}, i64 0")
+            zeros = f"{vector('i32', width)} zeroinitializer"
+            name = self._line_at(value.level, f"shufflevector {lanes} {first}, {lanes} poison, {zeros}")
+            found = self.scopes[value.level][key] = Value(name, width, value.level)
+        return found.name
+
+    def scalar(self, expr: Expr | int) -> str:
+        """The name of a uniform index or condition."""
+        if isinstance(expr, int):
+            return str(expr)
+        value = self.value(expr)
+        assert value.width == 1, f"expected a uniform value, got {expr}"
+        return value.name
+
+    # ---- addresses ----
+
+    def address(self, offset: Expr) -> Address:
+        """A flat offset, taken apart by how far out each part can be computed."""
+        terms, constant = linear_terms(offset)
+        uniform: list[tuple[Value, int]] = []
+        varying: list[tuple[Expr, int]] = []
+        stride = 0
+        for term, factor in terms.items():
+            bound = self.binding.get(term)
+            if term is self.lane:
+                stride = factor
+            elif isinstance(bound, int):
+                constant += factor * bound
+            elif self.varies(term):
+                varying.append((term, factor))
+            else:
+                uniform.append((self.value(term), factor))
+        return Address(uniform, constant, stride, varying)
+
+    def pointer(self, buffer: str, address: Address, constant: int) -> str:
+        """The address of an element; the parts of outer loops are added outside the inner ones."""
+        element = memory_type(self.dtypes[buffer])
+        base = self.pointers[buffer]
+        for level in sorted({value.level for value, _ in address.uniform}):
+            names = tuple((value.name, factor) for value, factor in address.uniform if value.level == level)
+            found = self._find((base, names))
+            if found is None:
+                before = self._at(level)
+                pointer = self.line(f"getelementptr {element}, ptr {base}, i64 {self._sum(names, level)}")
+                self.lines = before
+                found = self.scopes[level][(base, names)] = Value(pointer, 1, level)
+            base = found.name
+        return self.line(f"getelementptr {element}, ptr {base}, i64 {constant}") if constant else base
+
+    def _sum(self, terms: tuple[tuple[str, int], ...], level: int) -> str:
+        found = self._find(terms)
+        if found is None:
+            total = ""
+            for name, factor in terms:
+                scaled = name if factor == 1 else self.line(f"mul nsw i64 {name}, {factor}")
+                total = scaled if not total else self.line(f"add nsw i64 {total}, {scaled}")
+            found = self.scopes[level][terms] = Value(total, 1, level)
+        return found.name
+
+
+_NAMED = (Leaf.AXIS, Leaf.STATE, Op.VAR)
+_STATEMENTS: dict[type, Callable[[Function, Any], None]] = {
+    For: Function._for,
+    If: Function._if,
+    Let: Function._let,
+    Store: Function._store,
+    Alloc: Function._alloc,
+}
+
+
+def _unseen(root: Expr, seen: dict[Expr, Any]) -> list[Expr]:
+    """Expressions below `root` that are not in `seen`, arguments first."""
+    order: list[Expr] = []
+    stack = [(root, False)]
+    entered: set[Expr] = set()
+    while stack:
+        expr, ready = stack.pop()
+        if ready:
+            order.append(expr)
+        elif expr not in seen and expr not in entered:
+            entered.add(expr)
+            stack.append((expr, True))
+            stack.extend((arg, False) for arg in expr.args)
+    return order
+
+
+def _buffers_used(phase: Phase) -> set[str]:
+    used: set[str] = set()
+    seen: dict[Expr, Any] = {}
+    for segment in phase.segments:
+        for statement in walk(segment.body):
+            roots: tuple[Expr, ...] = ()
+            if isinstance(statement, Store):
+                used.add(statement.buffer)
+                roots = (statement.offset, statement.value, statement.valid)
+            elif isinstance(statement, Let):
+                roots = (statement.value,)
+            elif isinstance(statement, If):
+                roots = (statement.condition,)
+            elif isinstance(statement, For):
+                roots = (statement.start, statement.stop)
+            for root in roots:
+                for expr in _unseen(root, seen):
+                    seen[expr] = True
+                    if expr.op is Leaf.LOAD:
+                        used.add(expr.arg[0])
+    return used
+
+
+def _type_of(operand: str) -> str:
+    """The type of a typed operand such as `<8 x float> %v1` or `i1 false`."""
+    return operand[: operand.index(">") + 1] if operand.startswith("<") else operand.split()[0]
