@@ -22,7 +22,7 @@ from petaflop.ir.loops import Loops, Signature
 from petaflop.ir.target import Target
 from petaflop.render import llvm as renderer
 from petaflop_cpu.jit import Compiler, Library
-from petaflop_cpu.mathlib import prelude
+from petaflop_cpu.mathlib import SIN_HUGE, prelude, sin_huge_source
 from petaflop_cpu.memory import Memory, size_class
 from petaflop_cpu.runner import HEADER_WORDS, runner_source
 from petaflop_cpu.target import host_target, named_target
@@ -52,7 +52,7 @@ class CpuBackend(Backend):
         self._compiler = Compiler(self.target)
         self._memory = Memory()
         self._lock = threading.RLock()
-        self._runner: Library | None = None
+        self._runtime: Library | None = None
         self._team: Team | None = None
         self._arenas: dict[int, int] = {}
         self._threads = available_threads()
@@ -135,11 +135,17 @@ class CpuBackend(Backend):
         with self._lock:
             if self._team is not None:
                 self._team.stop()
-            if self._runner is None:
-                binary = self._compiler.compile(runner_source(self.target.triple))
-                self._runner = Library(binary, RUNNER_SYMBOLS)
-            self._team = Team(self._runner, threads)
+            self._team = Team(self.runtime, threads)
             return self._team
+
+    @property
+    def runtime(self) -> Library:
+        """The native code that all kernels share, compiled by the first launch."""
+        with self._lock:
+            if self._runtime is None:
+                source = runner_source(self.target.triple) + sin_huge_source()
+                self._runtime = Library(self._compiler.compile(source), (*RUNNER_SYMBOLS, SIN_HUGE))
+            return self._runtime
 
     def working_memory(self, size: int, slots: int) -> int:
         """Memory for `slots` times `size` bytes that launches take turns with; it never moves and is never freed."""
@@ -165,7 +171,8 @@ class CpuLaunch:
     def __init__(self, backend: CpuBackend, binary: bytes, signature: Signature) -> None:
         entries = [phase.entry for phase in signature.phases]
         self._backend = backend
-        self._library = Library(binary, entries)
+        imports = {SIN_HUGE: backend.runtime[SIN_HUGE]} if SIN_HUGE.encode() in binary else {}
+        self._library = Library(binary, entries, imports)
         self._functions = [self._library[entry] for entry in entries]
         self._signature = signature
         self._stride = size_class(signature.scratch) if signature.scratch else 0

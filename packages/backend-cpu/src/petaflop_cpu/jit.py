@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -115,8 +115,10 @@ class _Engine:
         self._serial = itertools.count()
         self._jit: Any = None
 
-    def link(self, binary: bytes, names: Iterable[str]) -> Any:
+    def link(self, binary: bytes, names: Iterable[str], imports: Mapping[str, int]) -> Any:
         builder = llvm.JITLibraryBuilder().add_object_img(binary).add_current_process()
+        for name, address in imports.items():
+            builder.import_symbol(name, address)
         for name in names:
             builder.export_symbol(name)
         with self._lock:
@@ -132,10 +134,13 @@ _engine = _Engine()
 
 
 class Library:
-    """An object file in executable memory; `library[name]` is the address of a symbol."""
+    """An object file in executable memory; `library[name]` is the address of a symbol.
 
-    def __init__(self, binary: bytes, names: Iterable[str]) -> None:
-        self._tracker = _engine.link(binary, names)
+    What the object calls and does not define comes from `imports` (name to address) or from this process.
+    """
+
+    def __init__(self, binary: bytes, names: Iterable[str], imports: Mapping[str, int] | None = None) -> None:
+        self._tracker = _engine.link(binary, names, imports or {})
 
     def __getitem__(self, name: str) -> int:
         return int(self._tracker[name])
