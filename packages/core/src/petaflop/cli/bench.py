@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from petaflop.cli.ceilings import measure_ceilings
 from petaflop.cli.models import add_device_argument, open_device
 from petaflop.cli.script import add_target_arguments, run_target
 from petaflop.device.registry import get_backend
@@ -66,6 +65,8 @@ def _once(model: ImportedModel, inputs: Mapping[str, Any]) -> None:
 
 
 def _print(profile: Profile, device: str) -> None:
+    from petaflop.cli.ceilings import measure_ceilings
+
     ceilings = measure_ceilings()
     print(profile.table(ceilings))
     print(f"\nceilings of {device}, measured now with float32 kernels of petaflop's own: {ceilings}")
