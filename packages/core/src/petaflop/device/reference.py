@@ -143,6 +143,8 @@ def _store(store: Store, grid: _Grid) -> None:
     shape = grid.shape
     value = np.broadcast_to(grid.evaluate(store.value), shape)
     position = tuple(np.broadcast_to(grid.evaluate(p), shape) for p in store.index)
+    if not position:  # a scalar: the same store into one element
+        target, position = target.reshape(1), (np.zeros(shape, np.int64),)
     if store.valid is not TRUE:
         selected = np.broadcast_to(grid.evaluate(store.valid), shape)
         value, position = value[selected], tuple(p[selected] for p in position)
