@@ -6,9 +6,10 @@ look-up. `to_host` and `from_host` are the ways in and out.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from petaflop.device.backend import Backend
 from petaflop.device.buffer import Buffer
 from petaflop.device.registry import get_backend
 from petaflop.dtype import from_numpy_dtype
-from petaflop.errors import GradientError, NumericsError
+from petaflop.errors import GradientError, JitError, NumericsError
 from petaflop.graph.node import Node, buffer_leaf, toposort
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, evaluate, variables_of
@@ -29,10 +30,22 @@ from petaflop.ir.schedule import Schedule
 from petaflop.schedule.fuse import schedule as make_schedule
 from petaflop.schedule.memory import plan_memory
 
-__all__ = ["Captured", "capturing", "from_host", "realize_nodes", "register_live_nodes", "to_host"]
+__all__ = [
+    "Prepared",
+    "allocate",
+    "deferring",
+    "from_host",
+    "lock",
+    "needed_later",
+    "prepare",
+    "realize_nodes",
+    "register_live_nodes",
+    "run",
+    "to_host",
+]
 
 _MAX_CACHED = 4096
-_lock = threading.RLock()
+lock = threading.RLock()  # graphs may be built by many threads; they are computed one at a time
 
 
 @dataclass(slots=True)
@@ -41,22 +54,18 @@ class Prepared:
 
     schedule: Schedule
     programs: list[Program]
-    work: list[tuple[int, int]] | None = None
     arenas: dict[tuple[int, ...], tuple[dict[int, int], int]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Captured:
-    """One launch that a capture saw: the program, the buffers it used, the values of its variables."""
-
-    program: Program
-    buffers: tuple[Buffer, ...]
-    variables: tuple[int, ...]
 
 
 _prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
 _live: Callable[[], Iterable[Node]] = tuple
-_captures = threading.local()
+
+
+class _Mode(threading.local):
+    deferred = False
+
+
+_mode = _Mode()
 
 
 def register_live_nodes(function: Callable[[], Iterable[Node]]) -> None:
@@ -67,7 +76,9 @@ def register_live_nodes(function: Callable[[], Iterable[Node]]) -> None:
 
 def realize_nodes(nodes: Sequence[Node], device: str | None = None) -> None:
     """Compute `nodes`, each into a buffer of its own; a node without a device goes to `device`."""
-    with _lock:
+    if _mode.deferred:
+        return
+    with lock:
         wanted = [node for node in dict.fromkeys(nodes) if node.buffer is None]
         if not wanted:
             return
@@ -92,12 +103,24 @@ def _copy(node: Node) -> None:
         memory.read(view)
     buffer.write(view)
     buffer.variables = memory.variables
-    node.buffer = buffer
+    node.attach(buffer)
 
 
 def _realize_on(backend: Backend, roots: list[Node]) -> None:
-    started = profile.clock()
     order = toposort(roots)
+    prepared = prepare(order, roots, backend)
+    bindings = _bound(prepared)
+    given = {n: _checked(order[slot.node], bindings) for n, slot in enumerate(prepared.schedule.slots) if slot.given}
+    buffers = allocate(prepared, given, bindings, backend)
+    run(prepared, buffers, bindings, backend)
+    for number, slot in enumerate(prepared.schedule.slots):
+        if slot.kept:
+            _finish(order[slot.node], buffers[number], bindings, overwrote=slot.base is not None)
+
+
+def prepare(order: Sequence[Node], roots: Sequence[Node], backend: Backend) -> Prepared:
+    """The schedule and the programs of a graph; `order` is the toposort of `roots`."""
+    started = profile.clock()
     in_place = _may_overwrite(order, roots)
     key = _structure(order, roots, in_place, backend)
     prepared = _prepared.get(key)
@@ -110,17 +133,18 @@ def _realize_on(backend: Backend, roots: list[Node]) -> None:
             _prepared.popitem(last=False)
     if profile.recorders:
         profile.record_schedule(roots, prepared.schedule, profile.clock() - started, cached)
-    _run(prepared, order, backend)
+    return prepared
 
 
 def _structure(order: Sequence[Node], roots: Iterable[Node], in_place: set[Node], backend: Backend) -> tuple[Any, ...]:
     """What the schedule depends on: the graph without the identity of its leaves."""
     position: dict[Node, int] = {}
+    memory: dict[int, int] = {}
     parts: list[Any] = [id(backend), config.fuse]
     for number, node in enumerate(order):
         position[node] = number
         if node.buffer is not None:
-            parts.append((node.dtype, node.shape))
+            parts.append((node.dtype, node.shape, memory.setdefault(id(node.buffer), number)))
         elif node.op is Op.CONST:
             parts.append((repr(node.arg), node.dtype, node.shape))
         elif node.op is Op.REALIZE:
@@ -140,13 +164,13 @@ def _may_overwrite(order: Sequence[Node], roots: Sequence[Node]) -> set[Node]:
     assigns = [node for node in order if node.op is Op.ASSIGN and node.buffer is None]
     if not assigns:
         return set()
-    needed = _needed_later(set(roots))
+    needed = needed_later(set(roots))
     result: set[Node] = set()
     taken: set[int] = set()
     for node in assigns:
         target = node.sources[0]
         memory = target.buffer
-        if isinstance(memory, Buffer):
+        if memory is not None:
             if id(memory) not in needed and id(memory) not in taken and memory.base is None:
                 result.add(node)
                 taken.add(id(memory))
@@ -155,7 +179,7 @@ def _may_overwrite(order: Sequence[Node], roots: Sequence[Node]) -> set[Node]:
     return result
 
 
-def _needed_later(roots: set[Node]) -> set[int]:
+def needed_later(roots: set[Node]) -> set[int]:
     """Identities of the buffers (and unrealized nodes) that live tensors can still read, `roots` being computed."""
     needed: set[int] = set()
     seen: set[Node] = set()
@@ -176,10 +200,15 @@ def _needed_later(roots: set[Node]) -> set[int]:
 # ---- running ----
 
 
-def _run(prepared: Prepared, order: Sequence[Node], backend: Backend) -> None:
+def allocate(
+    prepared: Prepared, given: Mapping[int, Buffer], bindings: Mapping[Expr, int], backend: Backend
+) -> list[Any]:
+    """A buffer for each slot: those `given`, new ones for results, parts of one arena for temporaries.
+
+    A slot that is private to a kernel has None.
+    """
     schedule = prepared.schedule
-    values = _bound_values(schedule.variables)
-    bindings = dict(zip(schedule.variables, values, strict=True))
+    values = tuple(bindings.values())
     if (plan := prepared.arenas.get(values)) is None:
         plan = prepared.arenas[values] = plan_memory(schedule, bindings)
     offsets, total = plan
@@ -189,24 +218,22 @@ def _run(prepared: Prepared, order: Sequence[Node], backend: Backend) -> None:
         if slot.base is not None:
             buffers.append(buffers[slot.base])
         elif slot.given:
-            buffers.append(_checked(order[slot.node], bindings))
+            buffers.append(given[number])
         elif slot.kept:
             buffers.append(Buffer(backend, evaluate(slot.size, bindings)))
         elif number in offsets:
             assert arena is not None
             buffers.append(arena.part(offsets[number], evaluate(slot.size, bindings)))
         else:
-            buffers.append(None)  # private to a kernel: never passed
-    capture = getattr(_captures, "current", None)
-    for step, program in zip(schedule.steps, prepared.programs, strict=True):
-        arguments = tuple([buffers[slot] for slot in step.slots])
-        sizes = tuple([bindings[v] for v in program.kernel.variables])
-        launch(program, arguments, sizes, backend)
-        if capture is not None:
-            capture.append(Captured(program, arguments, sizes))
-    for number, slot in enumerate(schedule.slots):
-        if slot.kept:
-            _finish(order[slot.node], buffers[number], bindings, overwrote=slot.base is not None)
+            buffers.append(None)
+    return buffers
+
+
+def run(prepared: Prepared, buffers: Sequence[Any], bindings: Mapping[Expr, int], backend: Backend) -> None:
+    """Launch every kernel in order."""
+    for step, program in zip(prepared.schedule.steps, prepared.programs, strict=True):
+        arguments = [buffers[slot] for slot in step.slots]
+        launch(program, arguments, [bindings[v] for v in program.kernel.variables], backend)
 
 
 def launch(program: Program, buffers: Sequence[Buffer], values: Sequence[int], backend: Backend) -> None:
@@ -239,8 +266,8 @@ def _check_nan(program: Program, buffers: Sequence[Buffer]) -> None:
                 )
 
 
-def _bound_values(variables: Sequence[Expr]) -> tuple[int, ...]:
-    return tuple([evaluate(variable) for variable in variables]) if variables else ()
+def _bound(prepared: Prepared) -> dict[Expr, int]:
+    return {variable: evaluate(variable) for variable in prepared.schedule.variables}
 
 
 def _checked(node: Node, bindings: Mapping[Expr, int]) -> Buffer:
@@ -257,28 +284,22 @@ def _checked(node: Node, bindings: Mapping[Expr, int]) -> Buffer:
 
 def _finish(node: Node, buffer: Buffer, bindings: Mapping[Expr, int], overwrote: bool) -> None:
     if overwrote:
-        target = node.sources[0]
-        while target.op is Op.ASSIGN and target.buffer is None:
-            target = target.sources[0]
-        if target.buffer is not None:
-            target.buffer = f"overwritten in place by an assignment at {profile.user_line() or 'an unknown line'}"
+        buffer.overwrite(profile.user_line() or "an unknown line")
     used = variables_of(size for size in node.shape if isinstance(size, Expr)) if bindings else ()
     buffer.variables = {variable: bindings[variable] for variable in used if variable in bindings}
-    node.buffer = buffer
+    node.attach(buffer)
     if profile.recorders:
         profile.record_tensor(id(buffer), f"{node.dtype}{list(node.shape)}")
 
 
-class capturing:  # noqa: N801 - used as a block: `with capturing() as launches:`
-    """Collect every launch of this thread in a list of `Captured`."""
-
-    def __enter__(self) -> list[Captured]:
-        self.before = getattr(_captures, "current", None)
-        _captures.current = []
-        return _captures.current  # type: ignore[no-any-return]
-
-    def __exit__(self, *exception: object) -> None:
-        _captures.current = self.before
+@contextlib.contextmanager
+def deferring() -> Iterator[None]:
+    """A block in which nothing is computed: realizing waits, and reading a value is a JitError."""
+    before, _mode.deferred = _mode.deferred, True
+    try:
+        yield
+    finally:
+        _mode.deferred = before
 
 
 # ---- in and out ----
@@ -301,6 +322,11 @@ def from_host(array: np.ndarray[Any, Any], device: str | None = None, borrow: bo
 
 def to_host(node: Node, share: bool = False) -> np.ndarray[Any, Any]:
     """The values of a node as an array; `share` gives the memory itself, read-only, where the device allows."""
+    if _mode.deferred:
+        raise JitError(
+            "read: expected a jitted function to return tensors, got one that reads a value while it is captured "
+            "(item, numpy, bool, …); return the tensor and read it outside"
+        )
     realize_nodes((node,), node.device)
     buffer: Buffer = node.memory()
     buffer.backend.synchronize()

@@ -17,16 +17,31 @@ _usage = {"bytes": 0, "peak": 0}
 class Buffer:
     """`size` bytes on a backend. Freed with its last reference; a `base` is kept alive by its parts.
 
-    `variables` holds the values that symbolic sizes had when the contents were written.
+    `variables` holds the values that symbolic sizes had when the contents were written; `version` counts the times
+    that they were replaced in place.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "backend", "base", "handle", "keep", "offset", "size", "variables")
+    __slots__ = (
+        "__weakref__",
+        "_finalizer",
+        "backend",
+        "base",
+        "handle",
+        "keep",
+        "offset",
+        "overwritten",
+        "size",
+        "variables",
+        "version",
+    )
 
     def __init__(self, backend: Backend, size: int, handle: Any = None, keep: Any = None) -> None:
         self.backend, self.size, self.offset = backend, size, 0
         self.base: Buffer | None = None
         self.keep = keep
         self.variables: Mapping[Any, int] = {}
+        self.version = 0
+        self.overwritten = ""
         if handle is None:
             self.handle = backend.allocate(max(size, 1))
             self._finalizer = weakref.finalize(self, _release, backend, self.handle, size)
@@ -46,6 +61,11 @@ class Buffer:
     def location(self) -> tuple[Any, int]:
         """What a launch takes: the backend's handle and a byte offset."""
         return (self.handle, self.offset)
+
+    def overwrite(self, where: str) -> None:
+        """Say that an assignment, on the user's line `where`, has replaced the contents."""
+        self.version += 1
+        self.overwritten = where
 
     def write(self, data: memoryview) -> None:
         """Fill the buffer from host bytes."""

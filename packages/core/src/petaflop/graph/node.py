@@ -31,6 +31,7 @@ __all__ = [
     "const",
     "copy",
     "detach",
+    "duplicate",
     "gather",
     "iota",
     "own_leaf",
@@ -49,11 +50,11 @@ _identities = itertools.count()
 class Node:
     """One operation of the graph. Nodes with equal parts are one object; leaves with an identity never merge.
 
-    `buffer` is the only part that changes: it holds the memory once the node has been realized. A value that was
-    overwritten in place leaves the reason there, as a string.
+    `buffer` is the only part that changes: it holds the memory once the node has been realized, and `version` is that
+    of its contents then; an assignment in place raises the buffer's own.
     """
 
-    __slots__ = ("__weakref__", "arg", "buffer", "device", "dtype", "needs_gradient", "op", "shape", "sources")
+    __slots__ = ("__weakref__", "arg", "buffer", "device", "dtype", "needs_gradient", "op", "shape", "sources", "version")
     op: Op
     sources: tuple[Node, ...]
     arg: Any
@@ -62,6 +63,7 @@ class Node:
     device: str | None  # None: a constant, at home on every device
     needs_gradient: bool
     buffer: Any
+    version: int
 
     def __repr__(self) -> str:
         arg = "" if self.arg is None else f" {self.arg}"
@@ -75,10 +77,17 @@ class Node:
     def is_realized(self) -> bool:
         return self.buffer is not None
 
+    def attach(self, buffer: Any) -> None:
+        """From now on this node's value is what `buffer` holds."""
+        self.buffer, self.version = buffer, buffer.version
+
     def memory(self) -> Any:
-        """The buffer of a realized node; an error if an assignment has overwritten it."""
-        if isinstance(self.buffer, str):
-            raise GradientError(f"read: expected a value that is still there, got one {self.buffer}; clone() it before")
+        """The buffer of a realized node; an error if an assignment has overwritten it since."""
+        if self.buffer.version != self.version:
+            raise GradientError(
+                f"read: expected {self.dtype}{list(self.shape)} as it was, got memory that an assignment overwrote at "
+                f"{self.buffer.overwritten}; clone() the tensor before the assignment"
+            )
         return self.buffer
 
 
@@ -91,7 +100,7 @@ def _node(op: Op, sources: tuple[Node, ...], arg: Any, dtype: DType, shape: tupl
     if found is None:
         found = Node()
         found.op, found.sources, found.arg, found.dtype = op, sources, arg, dtype
-        found.shape, found.device, found.buffer = shape, device, None
+        found.shape, found.device, found.buffer, found.version = shape, device, None, 0
         found.needs_gradient = op is not Op.DETACH and any(source.needs_gradient for source in sources)
         found = _table.setdefault(key, found)
     return found
@@ -134,14 +143,15 @@ def variable(expr: Expr, dtype: DType = int32) -> Node:
 def buffer_leaf(buffer: Any, dtype: DType, shape: tuple[Dim, ...], device: str) -> Node:
     """Memory that exists, as a leaf of its own."""
     node = _node(Op.BUFFER, (), next(_identities), dtype, shape, device)
-    node.buffer = buffer
+    node.attach(buffer)
     return node
 
 
 def own_leaf(source: Node) -> Node:
     """A gradient target: a leaf with an identity of its own and the value of `source`."""
     node = _node(Op.REALIZE, (detach(source),), next(_identities), source.dtype, source.shape, source.device)
-    node.buffer = source.buffer
+    if source.buffer is not None:
+        node.buffer, node.version = source.buffer, source.version
     node.needs_gradient = True
     return node
 
@@ -341,6 +351,11 @@ def realize(source: Node) -> Node:
     if source.op in (Op.BUFFER, Op.REALIZE, Op.ASSIGN, Op.COPY):
         return source
     return _node(Op.REALIZE, (source,), None, source.dtype, source.shape, source.device)
+
+
+def duplicate(source: Node) -> Node:
+    """The same values in memory that nothing else shares."""
+    return _node(Op.REALIZE, (detach(source),), next(_identities), source.dtype, source.shape, source.device)
 
 
 def detach(source: Node) -> Node:

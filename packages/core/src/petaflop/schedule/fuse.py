@@ -113,9 +113,12 @@ def _name_memory(
     order: Sequence[Node], chosen: Mapping[Node, str], roots: Set[Node], allowed: Set[Node]
 ) -> _Memory:
     memory = _Memory()
+    given: dict[int, int] = {}
     for position, node in enumerate(order):
-        if node.buffer is not None or node.op is Op.BUFFER:
-            memory.add(node, f"m{position}", Slot(node.dtype, node.shape, position, given=True))
+        if node.buffer is not None:  # two leaves may be the same memory: a parameter and its gradient target
+            base = given.setdefault(id(node.buffer), len(memory.slots))
+            same = None if base == len(memory.slots) else base
+            memory.add(node, f"m{position}", Slot(node.dtype, node.shape, position, given=True, base=same))
         elif is_alias(node) and node not in chosen:
             base = memory.number[memory.names[node.sources[0]]]
             memory.add(node, f"v{position}", Slot(node.dtype, node.shape, position, base=base))
@@ -132,7 +135,9 @@ def _read_where_written(block: Block, memory: _Memory, name: str) -> Block:
     target = memory.number[name]
     mapping = {}
     for read in loads_of(block.exprs):
-        if memory.number.get(read.arg[0]) == memory.slots[target].base and read.args[1:] == block.stores[0].index:
+        slot = memory.slots[memory.number[read.arg[0]]]
+        same = memory.base(read.arg[0]) == memory.base(name) and slot.shape == memory.slots[target].shape
+        if same and read.dtype is memory.slots[target].dtype and read.args[1:] == block.stores[0].index:
             mapping[read] = load(name, read.args[1:], read.dtype, read.args[0], read.arg[1])
     return block.map(mapping) if mapping else block
 
@@ -146,25 +151,24 @@ def _overlaps(block: Block, memory: _Memory, name: str) -> bool:
 
 def _connect(stages: list[Stage], nodes: Sequence[Node], memory: _Memory, allowed: Set[Node]) -> Node | None:
     """Fill in who reads whom and sort; returns an in-place write that cannot be ordered, if there is one."""
-    writers = {memory.slots[memory.number[memory.names[n]]].base: k for k, n in enumerate(nodes) if n in allowed}
+    versions = _versions(nodes, memory, allowed)
     for stage in stages:
         for block in stage.blocks:
             for read in loads_of(block.exprs):
                 name = read.arg[0]
-                number = memory.number[name]
                 producer = memory.stage_of.get(name)
-                if producer is None and memory.slots[number].base is not None:  # an alias: all of it must be there
-                    below = memory.slots[number].base
-                    producer = next((k for n, k in memory.stage_of.items() if memory.number[n] == below), None)
-                    number = below if below is not None else number
+                alias = memory.slots[memory.number[name]].base
+                if producer is None and alias is not None and not memory.slots[memory.number[name]].given:
+                    producer = next((k for n, k in memory.stage_of.items() if memory.number[n] == alias), None)
                     if producer is not None:
-                        stage.apart.add(producer)
+                        stage.apart.add(producer)  # under another shape: all of it must be there
                 if producer is not None and producer != stage.number:
                     stage.reads.add(producer)
-                writer = writers.get(number)
-                if writer is not None and writer != stage.number:
-                    stages[writer].apart.add(stage.number)
-                    stages[writer].reads.add(stage.number)
+                for writer in versions.get(memory.base(name), ()):  # who replaces what this reads
+                    if writer != stage.number and (producer is None or writer > producer):
+                        stages[writer].apart.add(stage.number)
+                        stages[writer].reads.add(stage.number)
+                        break
     order = _sorted(stages)
     if len(order) == len(stages):
         stages[:] = [stages[k] for k in order]
@@ -172,6 +176,15 @@ def _connect(stages: list[Stage], nodes: Sequence[Node], memory: _Memory, allowe
     stuck = [nodes[k] for k in range(len(nodes)) if k not in set(order) and nodes[k] in allowed]
     assert stuck, "stages depend on each other in a circle"
     return stuck[0]
+
+
+def _versions(nodes: Sequence[Node], memory: _Memory, allowed: Set[Node]) -> dict[int, list[int]]:
+    """Memory → the stages that overwrite it in place, in order."""
+    versions: dict[int, list[int]] = {}
+    for k, node in enumerate(nodes):
+        if node in allowed:
+            versions.setdefault(memory.base(memory.names[node]), []).append(k)
+    return versions
 
 
 def _sorted(stages: Sequence[Stage]) -> list[int]:
