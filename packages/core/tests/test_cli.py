@@ -376,7 +376,8 @@ def test_probe_does_not_wait_for_ever(offers: Offers, capsys: pytest.CaptureFixt
 def test_devices(offers: Offers, capsys: pytest.CaptureFixture[str]) -> None:
     source = GOOD.format(name="chip") + (
         "from petaflop.device.backend import DeviceInfo\n"
-        "@hookimpl\ndef petaflop_probe(): return [DeviceInfo('chip', 'two cores'), DeviceInfo('chip:1', 'four')]\n"
+        "@hookimpl\ndef petaflop_probe():\n"
+        "    return [DeviceInfo('chip', 'two cores'), DeviceInfo('chip:1', 'four')]\n"
     )
     offers.add("petaflop-chip", source)
     offers.add("petaflop-segfault", CRASH, name="segfault")

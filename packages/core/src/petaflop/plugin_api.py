@@ -1,0 +1,121 @@
+"""Exactly what a plugin may import from petaflop; these names keep their meaning within one API version.
+
+A backend that interprets reads Kernel, its blocks and `Expr`s; one that renders takes Target, `lower` and a
+renderer, and reads Loops; one that tunes also writes Plans and MatrixInstructions. All else may change.
+"""
+
+from petaflop.codegen.lower import lower
+from petaflop.codegen.planner import default_plan, naive_plan
+from petaflop.config import Config, config
+from petaflop.device.backend import Backend, Capabilities, DeviceInfo, Launch, Replay
+from petaflop.dtype import DTYPES, DType, promote, to_dtype
+from petaflop.errors import (
+    ArgumentError,
+    CompileError,
+    DeviceError,
+    DeviceMemoryError,
+    DTypeError,
+    FileFormatError,
+    PetaflopError,
+    PluginError,
+    ShapeError,
+)
+from petaflop.graph.ops import OP_SPEC_VERSION, SPEC, Native, Op, OpSpec
+from petaflop.graph.symbolic import FALSE, TRUE, Dim, Expr, Leaf, constant, evaluate, substitute, topological
+from petaflop.ir import loops, plan
+from petaflop.ir.kernel import (
+    Argument,
+    Block,
+    Kernel,
+    Reduction,
+    State,
+    Store,
+    Temporary,
+    axes_of,
+    axis,
+    axis_size,
+    common_axes,
+    load,
+    loads_of,
+    operations,
+    reduction,
+    value,
+)
+from petaflop.ir.loops import Loops, Signature
+from petaflop.ir.plan import Plan
+from petaflop.ir.target import MatrixInstruction, Target
+from petaflop.plugins.hookspecs import API_VERSION, hookimpl
+from petaflop.plugins.importer import ImportedModel, Importer, TensorSpec, check_inputs
+from petaflop.profile import CompileRecord
+from petaflop.render.llvm import render as render_llvm
+
+__all__ = [
+    "API_VERSION",
+    "DTYPES",
+    "FALSE",
+    "OP_SPEC_VERSION",
+    "SPEC",
+    "TRUE",
+    "Argument",
+    "ArgumentError",
+    "Backend",
+    "Block",
+    "Capabilities",
+    "CompileError",
+    "CompileRecord",
+    "Config",
+    "DType",
+    "DTypeError",
+    "DeviceError",
+    "DeviceInfo",
+    "DeviceMemoryError",
+    "Dim",
+    "Expr",
+    "FileFormatError",
+    "ImportedModel",
+    "Importer",
+    "Kernel",
+    "Launch",
+    "Leaf",
+    "Loops",
+    "MatrixInstruction",
+    "Native",
+    "Op",
+    "OpSpec",
+    "PetaflopError",
+    "Plan",
+    "PluginError",
+    "Reduction",
+    "Replay",
+    "ShapeError",
+    "Signature",
+    "State",
+    "Store",
+    "Target",
+    "Temporary",
+    "TensorSpec",
+    "axes_of",
+    "axis",
+    "axis_size",
+    "check_inputs",
+    "common_axes",
+    "config",
+    "constant",
+    "default_plan",
+    "evaluate",
+    "hookimpl",
+    "load",
+    "loads_of",
+    "loops",
+    "lower",
+    "naive_plan",
+    "operations",
+    "plan",
+    "promote",
+    "reduction",
+    "render_llvm",
+    "substitute",
+    "to_dtype",
+    "topological",
+    "value",
+]
