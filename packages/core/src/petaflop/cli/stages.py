@@ -63,7 +63,7 @@ def sections(profile: Profile, assembly: bool = False) -> Iterator[Section]:
         steps = record.schedule.steps
         repeated = f"; {times - 1} more times from the cache" if times > 1 else ""
         where = f" for {record.line}" if record.line else ""
-        title = f"schedule {number}: {len(steps)} kernels{where}"
+        title = f"schedule {number}: {len(steps)} kernel{'s' if len(steps) != 1 else ''}{where}"
         note = f"scheduled and compiled in {record.seconds * 1e3:.2f} ms{repeated}"
         yield Section(title, note, 1, (Stage("graph", record.graph),))
         for position, step in enumerate(steps, 1):

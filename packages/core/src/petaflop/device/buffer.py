@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from petaflop import profile
 from petaflop.device.backend import Backend
 from petaflop.errors import DeviceError
 
@@ -44,10 +45,12 @@ class Buffer:
         self.overwritten = ""
         if handle is None:
             self.handle = backend.allocate(max(size, 1))
-            self._finalizer = weakref.finalize(self, _release, backend, self.handle, size)
+            self._finalizer = weakref.finalize(self, _release, backend, self.handle, size, id(self))
             self._finalizer.atexit = False
             _usage["bytes"] += size
             _usage["peak"] = max(_usage["peak"], _usage["bytes"])
+            if profile.recorders:
+                profile.record_allocation(id(self), size)
         else:
             self.handle = handle
 
@@ -86,8 +89,10 @@ class Buffer:
         return self.backend.host_view(self.handle, self.offset, self.size)
 
 
-def _release(backend: Backend, handle: Any, size: int) -> None:
+def _release(backend: Backend, handle: Any, size: int, identity: int) -> None:
     _usage["bytes"] -= size
+    if profile.recorders:
+        profile.record_free(identity, size)
     backend.free(handle)
 
 
