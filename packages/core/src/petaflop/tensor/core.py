@@ -1,0 +1,256 @@
+"""`Tensor`: the last class of the chain, with assignment, gradients and what other libraries ask of an array."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from petaflop import realize as runtime
+from petaflop.errors import ArgumentTypeError, DeviceError, GradientError, ShapeError
+from petaflop.graph import node as graph
+from petaflop.graph.gradient import gradient
+from petaflop.graph.node import Node
+from petaflop.tensor.base import TensorBase, _leaves, live_tensors
+from petaflop.tensor.random import Random
+from petaflop.tensor.fault import fault
+from petaflop.tensor.mode import grad_enabled
+
+__all__ = ["Tensor", "differentiated", "grad"]
+
+_differentiated: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+
+
+def differentiated() -> list[Tensor]:
+    """Tensors that `backward` was called on since the last time: an optimizer computes them with its step,
+
+    before it overwrites the parameters that they were made of.
+    """
+    losses = list(_differentiated.values())
+    _differentiated.clear()
+    return losses
+
+
+class Tensor(Random):
+    """An array on a device, computed when a value is asked for.
+
+    `Tensor(data, dtype=None, device=None, requires_grad=False)` copies numbers, nested lists, arrays, tensors or a
+    Variable. Python ints become int32 (int64 where they need it), floats float32; arrays keep their dtype.
+    Operations are functional: a view taken earlier does not see later writes (in PyTorch it does). Graphs may be
+    built and realized from several threads; one tensor must not be written by two at once.
+
+    >>> (Tensor([1.0, 2.0]) * 3).tolist()
+    [3.0, 6.0]
+    """
+
+    __slots__ = ()
+
+    # ---- assignment ----
+
+    def assign(self, value: Any) -> Self:
+        """Take new values, broadcast and cast to this shape and dtype; in the same memory where nobody sees the old.
+
+        RuntimeError for a gradient target outside `no_grad`, as in PyTorch.
+        """
+        other = self._lift(value)
+        try:
+            shape = np.broadcast_shapes(self.shape, other.shape) if other.shape != self.shape else self.shape
+        except (ValueError, TypeError):
+            shape = None
+        if shape != self.shape:
+            raise fault(ShapeError, f"assign: expected a value that broadcasts to {self._text()}, got {other._text()}")
+        return self._update(other)
+
+    def _update(self, result: TensorBase) -> Self:
+        return self._take(graph.cast(result._expanded(self.shape), self.dtype))
+
+    def _take(self, value: Node, region: Any = None) -> Self:
+        """The new value of all of this tensor, or of a region."""
+        if self._leaf and grad_enabled():
+            raise fault(GradientError, "assign: expected no_grad() around a write to a gradient target, got none")
+        if self._device is not None and value.device not in (None, self._node.device or self._device):
+            raise fault(DeviceError, f"assign: expected a value on {self.device}, got {value.device}; move it with .to()")
+        if self._leaf:
+            self._node = graph.assign(self._memory_node(), graph.detach(value), region)
+        elif region is None and (value.needs_gradient or self._node.needs_gradient):
+            self._node = value if grad_enabled() else graph.detach(value)
+        else:
+            node = graph.assign(self._node, value, region)
+            self._node = node if grad_enabled() else graph.detach(node)
+        return self
+
+    def replace(self, other: TensorBase) -> Self:
+        """Become another tensor of this shape and dtype, sharing its value instead of copying it."""
+        if other.shape != self.shape or other.dtype is not self.dtype:
+            raise fault(ShapeError, f"replace: expected {self._text()}, got {other._text()}")
+        self._node, self._device = graph.detach(other.node) if self._leaf else other.node, other._device
+        return self
+
+    copy_ = assign
+
+    def zero_(self) -> Self:
+        """All elements 0, in place."""
+        return self._take(graph.const(0, self.dtype, self.shape))
+
+    def fill_(self, value: float) -> Self:
+        """All elements one value, in place."""
+        return self._take(graph.const(value, self.dtype, self.shape))
+
+    def _in_place(self, name: str, result: Any) -> Self:
+        """An augmented assignment: the result must have this shape, and a dtype that casts to this one."""
+        if result is NotImplemented:
+            return NotImplemented  # type: ignore[no-any-return]
+        if result.shape != self.shape:
+            raise fault(ShapeError, f"{name}: expected a result of shape {list(self.shape)}, got {list(result.shape)}")
+        if result.dtype.is_float and not self.dtype.is_float or self.dtype.kind == "b" != result.dtype.kind:
+            raise fault(GradientError, f"{name}: expected a result that fits {self.dtype}, got {result.dtype}")
+        return self._update(result)
+
+    def __iadd__(self, other: Any) -> Self:
+        return self._in_place("+=", self.__add__(other))
+
+    def __isub__(self, other: Any) -> Self:
+        return self._in_place("-=", self.__sub__(other))
+
+    def __imul__(self, other: Any) -> Self:
+        return self._in_place("*=", self.__mul__(other))
+
+    def __itruediv__(self, other: Any) -> Self:
+        return self._in_place("/=", self.__truediv__(other))
+
+    def __ifloordiv__(self, other: Any) -> Self:
+        return self._in_place("//=", self.__floordiv__(other))
+
+    def __imod__(self, other: Any) -> Self:
+        return self._in_place("%=", self.__mod__(other))
+
+    def __ipow__(self, other: Any) -> Self:
+        return self._in_place("**=", self.__pow__(other))
+
+    def __iand__(self, other: Any) -> Self:
+        return self._in_place("&=", self.__and__(other))
+
+    def __ior__(self, other: Any) -> Self:
+        return self._in_place("|=", self.__or__(other))
+
+    def __ixor__(self, other: Any) -> Self:
+        return self._in_place("^=", self.__xor__(other))
+
+    def __ilshift__(self, other: Any) -> Self:
+        return self._in_place("<<=", self.__lshift__(other))
+
+    def __irshift__(self, other: Any) -> Self:
+        return self._in_place(">>=", self.__rshift__(other))
+
+    # ---- gradients ----
+
+    def backward(self, gradient: Any = None, create_graph: bool = False) -> Self:
+        """Add d(self)/d(target) to the `.grad` of every gradient target that this tensor was made of.
+
+        `gradient` is what to start from, 1 for a scalar; RuntimeError without one for other shapes, or when nothing
+        needs a gradient. `create_graph` keeps the history of the gradients, to differentiate them again.
+
+        >>> x = Tensor([2.0, 3.0], requires_grad=True)
+        >>> _ = (x * x).sum().backward()
+        >>> x.grad.tolist()
+        [4.0, 6.0]
+        """
+        node = self.node
+        _differentiated[id(self)] = self
+        if not node.needs_gradient:
+            raise fault(GradientError, "backward: expected a result that needs gradient, got one without requires_grad")
+        targets = _reachable_leaves(node)
+        grads = self._gradients([tensor for _, tensor in targets], gradient, [leaf for leaf, _ in targets])
+        for (_, tensor), grad in zip(targets, grads, strict=True):
+            if grad is not None:
+                grad = grad if create_graph else grad.detach()
+                tensor.grad = grad if tensor.grad is None else tensor.grad + grad
+        return self
+
+    def gradient(self, *targets: Tensor, gradient: Any = None) -> list[Tensor]:
+        """d(self)/d(target) of each target, differentiable again; RuntimeError for one that this does not depend on."""
+        nodes = [target.node for target in targets]
+        found = self._gradients(list(targets), gradient, nodes)
+        for target, grad in zip(targets, found, strict=True):
+            if grad is None:
+                raise fault(
+                    GradientError, f"gradient: expected targets that this tensor depends on, got {target._text()}; "
+                    "give it requires_grad=True before it is used"
+                )
+        return found  # type: ignore[return-value]
+
+    def _gradients(self, targets: Sequence[Any], seed: Any, nodes: Sequence[Node]) -> list[Any]:
+        if seed is None:
+            if self.numel() != 1:
+                raise fault(ShapeError, f"backward: expected a scalar or gradient=, got {self._text()}")
+            start = graph.const(1, self.dtype, self.shape)
+        else:
+            lifted = self._lift(seed)
+            if lifted.shape != self.shape:
+                raise fault(ShapeError, f"backward: expected a gradient of {self._text()}, got {lifted._text()}")
+            start = graph.cast(lifted.node, self.dtype)
+        found = gradient((self.node,), (start,), nodes)
+        return [None if grad is None else t._wrap(grad) for t, grad in zip(targets, found, strict=True)]
+
+    # ---- as other libraries see it ----
+
+    def __iter__(self) -> Iterator[Self]:
+        if not self.shape:
+            raise fault(ArgumentTypeError, "iter: expected at least one axis, got a scalar")
+        return iter(self.unbind(0))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self == value).any())
+
+    def __round__(self, digits: int | None = None) -> Self:
+        return self.round()
+
+    def data(self) -> memoryview:
+        """The memory itself, read-only, where the device shares it with the host; a copy elsewhere."""
+        return memoryview(self._shared())
+
+    def _shared(self) -> np.ndarray[Any, Any]:
+        self.realize()
+        return runtime.to_host(self._node, share=True)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        array = self.numpy() if copy or copy is None else self._shared()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The memory as a DLPack capsule, without a copy where the device shares it; an error while it needs gradient."""
+        if self.requires_grad:
+            raise fault(GradientError, "dlpack: expected a tensor without gradient; detach() it first")
+        array = self._shared()
+        if not array.flags.writeable:
+            array = np.lib.stride_tricks.as_strided(array, writeable=True) if False else array.copy()
+        return array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)  # host memory: every device hands out host-visible bytes
+
+
+def _reachable_leaves(root: Node) -> list[tuple[Node, TensorBase]]:
+    """The gradient targets below a node that are still held, with their leaves, in graph order."""
+    found: list[tuple[Node, TensorBase]] = []
+    seen = {root}
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if (reference := _leaves.get(node)) is not None and (tensor := reference()) is not None:
+            found.append((node, tensor))
+            continue
+        for source in node.sources:
+            if source.needs_gradient and source not in seen:
+                seen.add(source)
+                stack.append(source)
+    return found
+
+
+def _live_nodes() -> list[Node]:
+    return [tensor._node for tensor in live_tensors()]
+
+
+runtime.register_live_nodes(_live_nodes)

@@ -1,0 +1,201 @@
+"""Tensors from nothing: constants, ranges, identities; and from memory that others own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+
+from petaflop import realize as runtime
+from petaflop.device.registry import default_device, get_backend
+from petaflop.dtype import default_float, default_int, float32, float64, int32, int64, to_dtype
+from petaflop.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
+from petaflop.graph import node as graph
+from petaflop.graph.node import Node
+from petaflop.graph.ops import Op
+from petaflop.graph.symbolic import Expr
+from petaflop.tensor.activations import Activations
+from petaflop.tensor.convert import python_dtype
+from petaflop.tensor.fault import fault
+from petaflop.tensor.movement import dims
+
+__all__ = ["Creation", "checked_shape"]
+
+
+def checked_shape(name: str, shape: Any) -> tuple[Any, ...]:
+    """Sizes given one by one or as one sequence; RuntimeError for a negative one."""
+    sizes = dims(name, shape)
+    if any(not isinstance(size, Expr) and size < 0 for size in sizes):
+        raise fault(ShapeError, f"{name}: expected sizes >= 0, got {list(sizes)}")
+    return sizes
+
+
+class Creation(Activations):
+    """Class methods that make tensors; all take `dtype`, `device` and `requires_grad`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _made(cls, node: Node, device: str | None, requires_grad: bool = False) -> Self:
+        if device is not None:
+            get_backend(device)
+        tensor = cls._from_node(node, device)
+        return tensor.requires_grad_() if requires_grad else tensor
+
+    @classmethod
+    def full(
+        cls, shape: Any, fill_value: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    ) -> Self:
+        """One value in every element; the dtype is that of the value unless given."""
+        sizes = checked_shape("full", (shape,))
+        if isinstance(fill_value, np.generic):
+            fill_value = fill_value.item()
+        if not isinstance(fill_value, (bool, int, float)):
+            raise fault(ArgumentTypeError, f"full: expected a number, got {type(fill_value).__name__}")
+        kind = python_dtype(fill_value) if dtype is None else to_dtype(dtype)
+        return cls._made(graph.const(fill_value, kind, sizes), device, requires_grad)
+
+    @classmethod
+    def zeros(cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Self:
+        """Zeros, float32 unless a dtype is given.
+
+        >>> Tensor.zeros(2, 3).shape
+        (2, 3)
+        """
+        return cls.full(checked_shape("zeros", shape), 0, dtype or default_float, device, requires_grad)
+
+    @classmethod
+    def ones(cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Self:
+        """Ones, float32 unless a dtype is given."""
+        return cls.full(checked_shape("ones", shape), 1, dtype or default_float, device, requires_grad)
+
+    @classmethod
+    def empty(cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Self:
+        """A tensor whose values do not matter: zeros, which cost nothing until they are stored."""
+        return cls.full(checked_shape("empty", shape), 0, dtype or default_float, device, requires_grad)
+
+    def full_like(self, fill_value: Any, dtype: Any = None, requires_grad: bool = False) -> Self:
+        """`full` with this tensor's shape, dtype and device."""
+        return self.full(self.shape, fill_value, dtype or self.dtype, self._device, requires_grad)
+
+    def zeros_like(self, dtype: Any = None, requires_grad: bool = False) -> Self:
+        """Zeros with this tensor's shape, dtype and device."""
+        return self.full_like(0, dtype, requires_grad)
+
+    def ones_like(self, dtype: Any = None, requires_grad: bool = False) -> Self:
+        """Ones with this tensor's shape, dtype and device."""
+        return self.full_like(1, dtype, requires_grad)
+
+    @classmethod
+    def arange(
+        cls,
+        start: Any,
+        stop: Any = None,
+        step: Any = 1,
+        dtype: Any = None,
+        device: str | None = None,
+        requires_grad: bool = False,
+    ) -> Self:
+        """start, start + step, … below stop: int32 for integers, float32 for floats.
+
+        >>> Tensor.arange(2, 8, 3).tolist()
+        [2, 5]
+        """
+        if stop is None:
+            start, stop = 0, start
+        if step == 0:
+            raise fault(ArgumentError, "arange: expected a step other than 0, got 0")
+        whole = not any(isinstance(value, float) for value in (start, stop, step))
+        kind = (default_int if whole else default_float) if dtype is None else to_dtype(dtype)
+        size = -((stop - start) // -step) if whole else math.ceil((stop - start) / step)
+        if not isinstance(size, Expr):
+            if size < 0:
+                raise fault(ArgumentError, f"arange: expected bounds in the direction of step, got {start}, {stop}, {step}")
+        elif size.op is Op.CONST:
+            size = int(size.arg)
+        # count in integers, multiply in the final precision
+        last = abs(size * step) + abs(start) if whole and isinstance(size, int) else 0
+        counting = int64 if kind.itemsize == 8 or last > int32.max else int32
+        result = cls._made(graph.iota((size,), 0, counting), device)
+        if whole:
+            result = (result * step + start).cast(kind)
+        else:
+            wide = float64 if kind is float64 else float32 if kind.is_float else kind
+            result = (result.cast(wide) * step + start).cast(kind)
+        return result.requires_grad_() if requires_grad else result
+
+    @classmethod
+    def linspace(
+        cls,
+        start: float,
+        end: float,
+        steps: int,
+        dtype: Any = None,
+        device: str | None = None,
+        requires_grad: bool = False,
+    ) -> Self:
+        """`steps` values from start to end, both included."""
+        if steps < 0:
+            raise fault(ShapeError, f"linspace: expected steps >= 0, got {steps}")
+        kind = default_float if dtype is None else to_dtype(dtype)
+        wide = float64 if kind is float64 else float32
+        ascending = cls._made(graph.iota((steps,), 0), device).cast(wide)
+        if steps < 2:
+            return cls.full((steps,), start, kind, device, requires_grad)
+        step = (end - start) / (steps - 1)
+        # from both ends, so that both are exact
+        result = (ascending < steps / 2).where(ascending * step + start, ascending * step + (end - (steps - 1) * step))
+        result = (ascending.eq(steps - 1)).where(end, result).cast(kind)
+        return result.requires_grad_() if requires_grad else result
+
+    @classmethod
+    def eye(
+        cls, n: int, m: int | None = None, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    ) -> Self:
+        """The n × m identity matrix."""
+        shape = checked_shape("eye", (n, n if m is None else m))
+        same = graph.compute(Op.NE, graph.iota(shape, 0), graph.iota(shape, 1))
+        kind = default_float if dtype is None else to_dtype(dtype)
+        one, zero = graph.const(1, kind, shape), graph.const(0, kind, shape)
+        return cls._made(graph.compute(Op.WHERE, same, zero, one), device, requires_grad)
+
+    def one_hot(self, num_classes: int = -1) -> Self:
+        """A new last axis of `num_classes`, 1 at each index (int32); −1 reads the largest index, and computes."""
+        if not self.dtype.is_integer:
+            raise fault(DTypeError, f"one_hot: expected integers, got {self.dtype}")
+        if num_classes == -1:
+            num_classes = int(self.max().item()) + 1
+        shape = (*self.shape, num_classes)
+        classes = self._wrap(graph.iota(shape, self.ndim))
+        return self.unsqueeze(-1).eq(classes).cast(int32)
+
+    # ---- memory that others own ----
+
+    @classmethod
+    def from_numpy(cls, array: np.ndarray[Any, Any], device: str | None = None) -> Self:
+        """A tensor over the memory of an array, without a copy where the device can and the array is contiguous.
+
+        Writes to one are then seen by the other; do not write while a computation runs. Elsewhere it is copied.
+        """
+        if not isinstance(array, np.ndarray):
+            raise fault(ArgumentTypeError, f"from_numpy: expected a NumPy array, got {type(array).__name__}")
+        return cls._from_node(runtime.from_host(array, device or default_device(), borrow=True))
+
+    @classmethod
+    def from_dlpack(cls, source: Any, device: str | None = None) -> Self:
+        """A tensor over anything with `__dlpack__` in host memory (a torch tensor, an array), borrowed as by from_numpy."""
+        if not hasattr(source, "__dlpack__"):
+            raise fault(ArgumentTypeError, f"from_dlpack: expected an object with __dlpack__, got {type(source).__name__}")
+        return cls.from_numpy(np.from_dlpack(source), device)
+
+    @classmethod
+    def frombuffer(cls, data: Any, dtype: Any = None, device: str | None = None) -> Self:
+        """A one-dimensional tensor over bytes, bytearray, array or memoryview; borrowed when it can be written to."""
+        kind = default_float if dtype is None else to_dtype(dtype)
+        view_ = memoryview(data).cast("B")
+        if len(view_) % kind.itemsize:
+            raise fault(ArgumentError, f"frombuffer: expected whole {kind} elements, got {len(view_)} bytes")
+        return cls.from_numpy(np.frombuffer(view_, kind.numpy), device)
+
+
