@@ -411,7 +411,7 @@ def test_explain_prints_every_stage(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert call("explain", tmp_path / "script.py", "a", "b", "--trace", tmp_path / "trace.json") == 0
     text = capsys.readouterr().out
     assert "[14.0, 126.0, 366.0]" in text
-    for part in ("[graph]", "REDUCE", "why it ends here", "[kernel]", "reduce", "GFLOP/s", "peak "):
+    for part in ("[graph]", "REDUCE", "why it ends here", "[kernel]", "reduce", "GFLOP/s", "peak memory"):
         assert part in text
     assert "script.py:11" in text  # the user's own line
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]

@@ -95,10 +95,19 @@ def memory_table(events: Sequence[MemoryEvent]) -> str:
     for text, line, size in alive:
         count, total = groups.get((text, line), (0, 0))
         groups[text, line] = (count + 1, total + size)
-    rows = [["MB", "tensors", "tensor", "line"]]
+    rows = [["memory", "tensors", "tensor", "line"]]
     for (text, line), (count, total) in sorted(groups.items(), key=lambda item: -item[1][1]):
-        rows.append([f"{total / 1e6:.3f}", str(count), text or "(temporary)", line])
-    return f"peak {peak / 1e6:.3f} MB\n" + aligned(rows, left=0, tail=2)
+        rows.append([_bytes(total), str(count), text or "(unnamed)", line])
+    return f"peak memory {_bytes(peak)}\n" + aligned(rows, left=0, tail=2)
+
+
+def _bytes(count: float) -> str:
+    """A size for people."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    return f"{count:.4g} GB"
 
 
 def _peak(events: Sequence[MemoryEvent]) -> tuple[int, list[tuple[str, str, int]]]:
