@@ -1,9 +1,10 @@
-"""Makes src/petaflop_cpu/coefficients.py: run `python tools/polynomials.py` after a change here; needs mpmath.
+"""Makes src/petaflop_cpu/coefficients.py: run `python tools/polynomials.py` after a change; needs mpmath.
 
-Each polynomial interpolates its function at Chebyshev nodes in 60 digits, which is within a small factor of minimax
-(Trefethen, Approximation Theory and Approximation Practice, chapter 16), and is then rounded coefficient by
-coefficient. The relative error of the rounded polynomial is printed beside its degree. The expansion of 1/π is for
-Payne and Hanek's reduction (SIGNUM Newsletter 18, 1983) of arguments beyond Cody and Waite's.
+Each polynomial interpolates its function at Chebyshev nodes in 60 digits, which is within a small factor
+of minimax (Trefethen, Approximation Theory and Approximation Practice, chapter 16), and is then rounded
+coefficient by coefficient. The relative error of the rounded polynomial is printed beside its degree.
+The expansion of 1/π is for Payne and Hanek's reduction (SIGNUM Newsletter 18, 1983) of arguments beyond
+Cody and Waite's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The CPU backend: loops become LLVM IR, IR becomes an object file, and a launch is one call of native code.
+"""The CPU backend: loops become LLVM IR, IR becomes an object file, and a launch is one native call.
 
-Memory is the host's own, so nothing is copied that need not be. Launches run in the order of their calls and have
-finished on return.
+Memory is the host's own, so nothing is copied that need not be. Launches run in the order of their calls and
+have finished on return.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import ctypes
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,17 +21,19 @@ from petaflop.ir.loops import Loops, Signature
 from petaflop.ir.target import Target
 from petaflop.render import llvm as renderer
 from petaflop_cpu.jit import Compiler, Library
+from petaflop_cpu.launch import CpuLaunch, CpuReplay
 from petaflop_cpu.mathlib import SIN_HUGE, prelude, sin_huge_source
 from petaflop_cpu.memory import Memory, size_class
-from petaflop_cpu.runner import HEADER_WORDS, runner_source
+from petaflop_cpu.runner import SYMBOLS, runner_source
 from petaflop_cpu.target import host_target, named_target
-from petaflop_cpu.threads import RUNNER_SYMBOLS, Team, available_threads
+from petaflop_cpu.threads import Team, available_threads
 
-__all__ = ["CpuBackend", "CpuLaunch", "compile_for"]
+__all__ = ["CpuBackend", "compile_for"]
 
-_NATIVE = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
+_INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+_NATIVE = (*_INTEGERS, "float32", "float64")
 _EMULATED = ("float16", "bfloat16", "float8_e4m3", "float8_e5m2")
-_LEAST_SLOTS = 16  # working memory is mapped for this many threads at least; it costs nothing until it is used
+_LEAST_SLOTS = 16  # working memory is mapped for so many threads at least; it costs nothing until it is used
 
 
 class CpuBackend(Backend):
@@ -108,21 +109,10 @@ class CpuBackend(Backend):
 
     # ---- launches ----
 
-    def capture(
-        self, launches: Sequence[tuple[Launch, Sequence[tuple[Any, int]], Sequence[int]]]
-    ) -> Callable[[], None] | None:
+    def capture(self, launches: Sequence[tuple[Launch, Sequence[int], Sequence[int]]]) -> CpuReplay | None:
         """Many launches as one native call; None if one of them is not of this backend."""
-        kept = [launch for launch, _, _ in launches if isinstance(launch, CpuLaunch)]
-        if len(kept) != len(launches):
-            return None
-        records = b"".join(launch.record(buffers, variables) for launch, buffers, variables in launches)  # type: ignore[attr-defined]
-        count = len(kept)
-
-        def replay() -> None:
-            assert kept is not None  # the libraries must outlive the records
-            self.team.run(records, count)
-
-        return replay
+        ours = [(k, slots, numbers) for k, slots, numbers in launches if isinstance(k, CpuLaunch)]
+        return CpuReplay(self, ours) if len(ours) == len(launches) else None
 
     @property
     def team(self) -> Team:
@@ -144,11 +134,11 @@ class CpuBackend(Backend):
         with self._lock:
             if self._runtime is None:
                 source = runner_source(self.target.triple) + sin_huge_source()
-                self._runtime = Library(self._compiler.compile(source), (*RUNNER_SYMBOLS, SIN_HUGE))
+                self._runtime = Library(self._compiler.compile(source), (*SYMBOLS, SIN_HUGE))
             return self._runtime
 
     def working_memory(self, size: int, slots: int) -> int:
-        """Memory for `slots` times `size` bytes that launches take turns with; it never moves and is never freed."""
+        """`slots` times `size` bytes that launches take turns with; never moved and never freed."""
         if not size:
             return 0
         with self._lock:
@@ -161,41 +151,6 @@ class CpuBackend(Backend):
     def slots(self) -> int:
         """The most threads that a launch may run on."""
         return self._slots
-
-
-class CpuLaunch:
-    """A loaded kernel. A call packs one record (see runner.py) and hands it to the team."""
-
-    __slots__ = ("_backend", "_functions", "_library", "_pack", "_prefix", "_shared", "_signature", "_stride")
-
-    def __init__(self, backend: CpuBackend, binary: bytes, signature: Signature) -> None:
-        entries = [phase.entry for phase in signature.phases]
-        self._backend = backend
-        imports = {SIN_HUGE: backend.runtime[SIN_HUGE]} if SIN_HUGE.encode() in binary else {}
-        self._library = Library(binary, entries, imports)
-        self._functions = [self._library[entry] for entry in entries]
-        self._signature = signature
-        self._stride = size_class(signature.scratch) if signature.scratch else 0
-        self._shared = (backend.working_memory(signature.shared, 1),) if signature.shared else ()
-        self._pack = struct.Struct(f"{len(signature.arguments) + len(self._shared) + len(signature.variables)}q").pack
-        fixed = all(isinstance(phase.tasks, int) for phase in signature.phases)
-        self._prefix = self._head(signature.tasks([0] * len(signature.variables))) if fixed else b""
-
-    def __call__(self, buffers: Sequence[tuple[int, int]], variables: Sequence[int]) -> None:
-        self._backend.team.run(self.record(buffers, variables), 1)
-
-    def record(self, buffers: Sequence[tuple[int, int]], variables: Sequence[int]) -> bytes:
-        """This launch as words for the native runner."""
-        prefix = self._prefix or self._head(self._signature.tasks(variables))
-        return prefix + self._pack(*[handle + offset for handle, offset in buffers], *self._shared, *variables)
-
-    def _head(self, tasks: Sequence[int]) -> bytes:
-        signature = self._signature
-        scratch = self._backend.working_memory(self._stride, self._backend.slots)
-        buffers = len(signature.arguments) + len(self._shared)
-        header = (len(tasks), buffers, len(signature.variables), scratch, self._stride)
-        pairs = [word for pair in zip(self._functions, tasks, strict=True) for word in pair]
-        return struct.pack(f"{HEADER_WORDS + len(pairs)}q", *header, *pairs)
 
 
 def compile_for(target: str | Target, source: str) -> bytes:

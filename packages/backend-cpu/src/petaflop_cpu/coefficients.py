@@ -75,9 +75,7 @@ PI: tuple[float, ...] = (
     1.2246467991473532e-16,
     -2.9947698097183397e-33,
 )
-INVERSE_PI: tuple[float, ...] = (
-    0.3183098861837907,
-)
+INVERSE_PI: tuple[float, ...] = (0.3183098861837907,)
 INVERSE_PI_WORDS: tuple[int, ...] = (
     0x0000000000000000,
     0x517CC1B727220A94,

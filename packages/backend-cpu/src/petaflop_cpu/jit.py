@@ -1,7 +1,7 @@
 """LLVM through llvmlite: IR text to an object file, and an object file into this process.
 
-`Compiler` is a pure function of (target, text) and safe to call from many threads, which then compile side by side;
-`Library` is a loaded object that goes when its last reference goes. No C compiler is involved.
+`Compiler` is a pure function of (target, text) and safe to call from many threads, which then compile side
+by side; `Library` is a loaded object that goes when its last reference goes. No C compiler is involved.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ _PASSES = (
 def _unlocked(name: str) -> Callable[..., Any]:
     """An entry of llvmlite's library without llvmlite's global lock.
 
-    LLVM itself is thread-safe as long as contexts and target machines are not shared, and the three calls that take
-    all of the time are given those of their own thread. A llvmlite without such a wrapper is used as it is.
+    LLVM itself is thread-safe as long as contexts and target machines are not shared, and the three calls
+    that take all of the time are given those of their own thread. A llvmlite without such a wrapper is used
+    as it is.
     """
     wrapper = getattr(llvm.ffi.lib, name)
     function: Callable[..., Any] = getattr(wrapper, "_cfn", wrapper)
@@ -87,7 +88,7 @@ class Compiler:
         with llvm.ffi.OutputString() as message:
             memory = _unlocked("LLVMPY_TargetMachineEmitToMemory")(machine, module, int(use_object), message)
             if not memory:
-                raise CompileError(f"compile: LLVM refused the kernel for {self.target.name}: {message}\n{source}")
+                raise CompileError(f"compile: LLVM for {self.target.name} refused it: {message}\n{source}")
         try:
             start = llvm.ffi.lib.LLVMPY_GetBufferStart(memory)
             return ctypes.string_at(start, llvm.ffi.lib.LLVMPY_GetBufferSize(memory))

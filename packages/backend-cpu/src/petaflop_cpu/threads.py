@@ -1,7 +1,7 @@
 """The thread team: native threads that share the tasks of a launch, and sleep when there are none.
 
-Threads are started by the first parallel launch, never by import, and live in native code: they hold no lock of
-Python and no Python state. A forked child makes a team of its own; an exiting process stops its team first.
+Threads are started by the first launch, never by import, and live in native code: they hold no lock of Python
+and no Python state. A forked child makes a team of its own; an exiting process stops its team first.
 """
 
 from __future__ import annotations
@@ -27,16 +27,14 @@ from petaflop_cpu.jit import Library
 from petaflop_cpu.memory import PRIVATE
 from petaflop_cpu.runner import FIELDS, TEAM_BYTES
 
-__all__ = ["RUNNER_SYMBOLS", "Team", "available_threads"]
-
-RUNNER_SYMBOLS = ("petaflop_run", "petaflop_worker", "petaflop_spin")
+__all__ = ["Team", "available_threads"]
 
 _SPIN_SECONDS = 30e-6
 _CHUNKS_PER_WORKER = 16
 
 
 def available_threads() -> int:
-    """Threads to use: PETAFLOP_THREADS, else the cores that this process may run on, by affinity and cgroup."""
+    """PETAFLOP_THREADS, else the cores that this process may run on, by its affinity and its cgroup."""
     if config.threads > 0:
         return config.threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -44,7 +42,7 @@ def available_threads() -> int:
 
 
 def _cgroup_cores(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Whole cores that the cgroup's CPU quota allows (versions 1 and 2); a large number where there is none."""
+    """Cores that the cgroup's quota allows (versions 1 and 2), rounded up; many where there is none."""
     folders = [root, root / "cpu"]
     try:
         for line in own.read_text().splitlines():
@@ -72,7 +70,8 @@ class Team:
     def __init__(self, runner: Library, threads: int) -> None:
         self.threads = threads
         self._runner = runner
-        self._run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64)(runner["petaflop_run"])
+        self._run = _RUN(runner["petaflop_run"])
+        self._replay = _REPLAY(runner["petaflop_replay"])
         self._reset()
         _teams.add(self)
 
@@ -82,6 +81,13 @@ class Team:
             if not self._started:
                 self._start()
             self._run(self._address, records, count)
+
+    def replay(self, words: int, count: int, places: bytes, pairs: int, table: bytes) -> None:
+        """Fill the records at the address `words` in from `table`, as `places` says, and run them."""
+        with self._lock:
+            if not self._started:
+                self._start()
+            self._replay(self._address, words, count, places, pairs, table)
 
     def stop(self) -> None:
         """End the threads; the next `run` starts them anew."""
@@ -134,10 +140,16 @@ class Team:
         worker = ctypes.c_void_p(self._runner["petaflop_worker"])
         status = create(ctypes.byref(handle), None, worker, self._address + argument)
         if status:
-            raise DeviceError(f"threads: expected {self.threads} threads, got {os.strerror(status)} at number {number}; "
-                              f"set PETAFLOP_THREADS={number}")  # fmt: skip
+            raise DeviceError(
+                f"threads: expected {self.threads} threads, got {os.strerror(status)} at number {number}; "
+                f"set PETAFLOP_THREADS={number}"
+            )
         return handle
 
+
+_POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
+_RUN = ctypes.CFUNCTYPE(None, _POINTER, ctypes.c_char_p, _COUNT)
+_REPLAY = ctypes.CFUNCTYPE(None, _POINTER, _POINTER, _COUNT, ctypes.c_char_p, _COUNT, ctypes.c_char_p)
 
 _FUNCTIONS = {
     "lock": "pthread_mutex_lock",

@@ -1,8 +1,8 @@
 """The disk cache of compiled kernels: a key gives a binary and the JSON of its signature, or nothing.
 
-Any number of processes may share a folder: entries appear whole, by renaming, and carry a checksum over key
-and contents, so that a truncated, damaged or foreign file is a miss and is written again. A folder that cannot
-be written costs one warning. No pickle; nothing is trusted before its checksum.
+Any number of processes may share a folder: entries appear whole, by renaming, and carry a checksum over
+key and contents, so that a truncated, damaged or foreign file is a miss and is written again. A folder that
+cannot be written costs one warning. No pickle; nothing is trusted before its checksum.
 """
 
 from __future__ import annotations
