@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, evaluate, variables_of
 from petaflop.ir.schedule import Schedule
 from petaflop.schedule.fuse import schedule as make_schedule
+from petaflop.schedule.materialize import is_alias
 from petaflop.schedule.memory import plan_memory
 
 __all__ = [
@@ -58,6 +60,7 @@ class Prepared:
 
 
 _prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
+_symbolic: weakref.WeakKeyDictionary[Node, dict[Expr, int]] = weakref.WeakKeyDictionary()
 _live: Callable[[], Iterable[Node]] = tuple
 
 
@@ -79,17 +82,29 @@ def realize_nodes(nodes: Sequence[Node], device: str | None = None) -> None:
     if _mode.deferred:
         return
     with lock:
+        _forget_rebound()
         wanted = [node for node in dict.fromkeys(nodes) if node.buffer is None]
         if not wanted:
             return
         for copied in [n for n in toposort(wanted) if n.op is Op.COPY and n.buffer is None]:
             _copy(copied)
+        for alias in [n for n in wanted if is_alias(n)]:
+            realize_nodes(alias.sources, device)
+            alias.attach(alias.sources[0].memory())
         by_device: dict[str | None, list[Node]] = {}
         for node in wanted:
             if node.buffer is None:
                 by_device.setdefault(node.device, []).append(node)
         for name, group in by_device.items():
             _realize_on(get_backend(name or device), group)
+
+
+def _forget_rebound() -> None:
+    """A node that was computed with other values of its variables than those bound now is to be computed again."""
+    for node, bindings in list(_symbolic.items()):
+        if any(variable.value != size for variable, size in bindings.items()):
+            node.buffer = None
+            del _symbolic[node]
 
 
 def _copy(node: Node) -> None:
@@ -110,7 +125,11 @@ def _realize_on(backend: Backend, roots: list[Node]) -> None:
     order = toposort(roots)
     prepared = prepare(order, roots, backend)
     bindings = _bound(prepared)
-    given = {n: _checked(order[slot.node], bindings) for n, slot in enumerate(prepared.schedule.slots) if slot.given}
+    given = {
+        n: _checked(order[slot.node], bindings)
+        for n, slot in enumerate(prepared.schedule.slots)
+        if slot.given
+    }
     buffers = allocate(prepared, given, bindings, backend)
     run(prepared, buffers, bindings, backend)
     for number, slot in enumerate(prepared.schedule.slots):
@@ -136,7 +155,9 @@ def prepare(order: Sequence[Node], roots: Sequence[Node], backend: Backend) -> P
     return prepared
 
 
-def _structure(order: Sequence[Node], roots: Iterable[Node], in_place: set[Node], backend: Backend) -> tuple[Any, ...]:
+def _structure(
+    order: Sequence[Node], roots: Iterable[Node], in_place: set[Node], backend: Backend
+) -> tuple[Any, ...]:
     """What the schedule depends on: the graph without the identity of its leaves."""
     position: dict[Node, int] = {}
     memory: dict[int, int] = {}
@@ -150,7 +171,9 @@ def _structure(order: Sequence[Node], roots: Iterable[Node], in_place: set[Node]
         elif node.op is Op.REALIZE:
             parts.append((Op.REALIZE, position[node.sources[0]]))
         else:
-            parts.append((node.op, node.arg, node.dtype, node.shape, *[position.get(s, -1) for s in node.sources]))
+            parts.append(
+                (node.op, node.arg, node.dtype, node.shape, *[position.get(s, -1) for s in node.sources])
+            )
     parts.append(tuple([position[root] for root in roots]))
     parts.append(tuple(sorted([position[node] for node in in_place])))
     return tuple(parts)
@@ -288,6 +311,8 @@ def _finish(node: Node, buffer: Buffer, bindings: Mapping[Expr, int], overwrote:
     used = variables_of(size for size in node.shape if isinstance(size, Expr)) if bindings else ()
     buffer.variables = {variable: bindings[variable] for variable in used if variable in bindings}
     node.attach(buffer)
+    if bindings:
+        _symbolic[node] = dict(bindings)
     if profile.recorders:
         profile.record_tensor(id(buffer), f"{node.dtype}{list(node.shape)}")
 
@@ -340,5 +365,3 @@ def to_host(node: Node, share: bool = False) -> np.ndarray[Any, Any]:
     if result.size:
         buffer.read(memoryview(result.reshape(-1).view(np.uint8)))
     return result
-
-

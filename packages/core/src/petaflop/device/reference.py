@@ -30,7 +30,7 @@ def cast_array(values: Array, dtype: DType) -> Array:
     if dtype is bool_:
         return values != 0
     if not (dtype.is_integer and kind == "f"):
-        return values.astype(dtype.numpy)
+        return _round_once(values, dtype).astype(dtype.numpy)
     wide = values.astype(np.float64)
     if dtype.bits < 64:
         limited = np.clip(np.nan_to_num(wide, nan=0.0), dtype.min, dtype.max)
@@ -40,6 +40,17 @@ def cast_array(values: Array, dtype: DType) -> Array:
     result = np.where(inside, wide, 0.0).astype(dtype.numpy)
     result = np.where(wide >= float(dtype.max), dtype.numpy.type(dtype.max), result)
     return np.where(wide <= float(dtype.min), dtype.numpy.type(dtype.min), result)
+
+
+def _round_once(values: Array, dtype: DType) -> Array:
+    """Wide values as float32 rounded to odd: ml_dtypes goes through float32, and would round them twice."""
+    if dtype.mantissa not in range(1, 10) or values.dtype.itemsize < 8:
+        return values
+    wide = values.astype(np.float64)
+    near = wide.astype(np.float32)
+    inexact = np.isfinite(near) & (near.astype(np.float64) != wide) & (near.view(np.uint32) & 1 == 0)
+    toward = np.where(near.astype(np.float64) < wide, np.float32(np.inf), np.float32(-np.inf))
+    return np.where(inexact, np.nextafter(near, toward), near)
 
 
 _TRANSCENDENTAL = (Op.SQRT, Op.EXP2, Op.LOG2, Op.SIN)
@@ -58,7 +69,9 @@ def _compute(op: Op | Native, args: list[Array], dtype: DType) -> Array:
 class _Grid:
     """One slice of a block's domain: every axis as an array along its own dimension, and the values so far."""
 
-    def __init__(self, arrays: Mapping[str, Array], ranges: Mapping[Expr, range], variables: Mapping[Expr, int]) -> None:
+    def __init__(
+        self, arrays: Mapping[str, Array], ranges: Mapping[Expr, range], variables: Mapping[Expr, int]
+    ) -> None:
         self.arrays = arrays
         self.variables = variables
         self.values: dict[Expr, Array] = {}
@@ -121,10 +134,14 @@ def _fold(r: Reduction, grid: _Grid, dims: tuple[int, ...]) -> list[Array]:
     if r.scan:
         return [operator.accumulate(wide, axis=dims[0], **exact).astype(dtype.numpy)]
     initial = {"initial": dtype.numpy.type(dtype.min)} if r.op is Op.MAX and dtype is not bool_ else {}
-    return [np.asarray(operator.reduce(wide, axis=dims, keepdims=True, **exact, **initial)).astype(dtype.numpy)]
+    return [
+        np.asarray(operator.reduce(wide, axis=dims, keepdims=True, **exact, **initial)).astype(dtype.numpy)
+    ]
 
 
-def _fold_states(r: Reduction, grid: _Grid, dims: tuple[int, ...], variables: Mapping[Expr, int]) -> list[Array]:
+def _fold_states(
+    r: Reduction, grid: _Grid, dims: tuple[int, ...], variables: Mapping[Expr, int]
+) -> list[Array]:
     """The finished states of a tuple reduction, one element after the other."""
     states = [grid.evaluate(s.initial) for s in r.states]
     for point in np.ndindex(*(evaluate(axis_size(a), variables) for a in r.axes)):
@@ -206,7 +223,9 @@ class ReferenceBackend(Backend):
         try:
             return np.empty(size, np.uint8)
         except MemoryError as error:
-            raise DeviceMemoryError(f"allocate: expected {size} bytes to be free on {self.name}, got none") from error
+            raise DeviceMemoryError(
+                f"allocate: expected {size} bytes to be free on {self.name}, got none"
+            ) from error
 
     def copy_in(self, handle: Array, offset: int, data: memoryview) -> None:
         handle[offset : offset + data.nbytes] = np.frombuffer(data, np.uint8)
@@ -227,7 +246,9 @@ class ReferenceBackend(Backend):
             for argument, (handle, offset) in zip(kernel.arguments, buffers, strict=True):
                 shape = _shape(argument, variables)
                 size = int(np.prod(shape, dtype=np.int64)) * argument.dtype.itemsize
-                arrays[argument.name] = handle[offset : offset + size].view(argument.dtype.numpy).reshape(shape)
+                arrays[argument.name] = (
+                    handle[offset : offset + size].view(argument.dtype.numpy).reshape(shape)
+                )
             for temporary in kernel.temporaries:
                 arrays[temporary.name] = np.empty(_shape(temporary, variables), temporary.dtype.numpy)
             with np.errstate(all="ignore"):
@@ -235,5 +256,3 @@ class ReferenceBackend(Backend):
                     _run_block(block, arrays, variables)
 
         return launch
-
-

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-
 from petaflop.errors import ShapeError
 from petaflop.graph.node import Node, const, iota, view
 from petaflop.graph.ops import Op
@@ -68,7 +67,9 @@ def expand(node: Node, shape: Shape) -> Node:
     """Axes of size 1 repeated to the sizes of `shape`."""
     if shape == node.shape:
         return node
-    if len(shape) != len(node.shape) or any(old not in (1, new) for old, new in zip(node.shape, shape, strict=True)):
+    if len(shape) != len(node.shape) or any(
+        old not in (1, new) for old, new in zip(node.shape, shape, strict=True)
+    ):
         raise ShapeError(f"expand: expected sizes equal or 1, got {list(node.shape)} to {list(shape)}")
     if node.op is Op.EXPAND:
         return expand(node.sources[0], shape)
@@ -83,7 +84,9 @@ def pad(node: Node, widths: tuple[tuple[Dim, Dim], ...]) -> Node:
     """Zeros before and after each axis."""
     if all(before == 0 and after == 0 for before, after in widths):
         return node
-    shape = tuple(_dim(size + before + after) for size, (before, after) in zip(node.shape, widths, strict=True))
+    shape = tuple(
+        _dim(size + before + after) for size, (before, after) in zip(node.shape, widths, strict=True)
+    )
     if node.op is Op.CONST and node.arg == 0 and str(node.arg) != "-0.0":
         return const(0, node.dtype, shape)
     return view(Op.PAD, node, widths, shape)
@@ -137,6 +140,8 @@ Index = Sequence[Expr]
 def _reshape_index(node: Node, index: Index) -> tuple[list[Expr], Expr]:
     """Match groups of axes whose products agree; only inside a group is anything flattened."""
     old, new = node.sources[0].shape, node.shape
+    if 0 in old:  # there is no element to find: any index that runs over nothing will do
+        return [index[new.index(0)]] * len(old), TRUE
     result: list[Expr] = []
     i = j = 0
     while i < len(old) or j < len(new):
@@ -155,7 +160,9 @@ def _reshape_index(node: Node, index: Index) -> tuple[list[Expr], Expr]:
                 i_end += 1
             else:
                 raise ShapeError(f"reshape: expected {list(old)}, got {list(new)}")
-        flat = _flatten([index[k] for k in new_group if k < len(new)], [new[k] for k in new_group if k < len(new)])
+        flat = _flatten(
+            [index[k] for k in new_group if k < len(new)], [new[k] for k in new_group if k < len(new)]
+        )
         result.extend(_unflatten(flat, [old[k] for k in old_group if k < len(old)]))
         i, j = i_end, j_end
     return result, TRUE
@@ -244,5 +251,3 @@ _INDEX: dict[Op, Callable[[Node, Index], tuple[list[Expr], Expr]]] = {
 def source_index(node: Node, index: Index) -> tuple[list[Expr], Expr]:
     """(index into the source, when that element exists) of the element `index` of a view."""
     return _INDEX[node.op](node, index)
-
-

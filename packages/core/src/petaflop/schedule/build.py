@@ -112,11 +112,13 @@ class _Builder:
             return position, TRUE
         inner, conditions = [], []
         for place, (start, count, step) in zip(position, node.arg, strict=True):
-            offset = add_index(place, multiply(as_expr(start), constant(-1)))
-            inner.append(divide(offset, constant(step)))
-            conditions += [greater_equal(offset, constant(0)), less(inner[-1], as_expr(count))]
-            if step > 1:
-                rest = modulo(offset, constant(step))
+            forward = multiply(
+                add_index(place, multiply(as_expr(start), constant(-1))), constant(1 if step > 0 else -1)
+            )
+            inner.append(divide(forward, constant(abs(step))))
+            conditions += [greater_equal(forward, constant(0)), less(inner[-1], as_expr(count))]
+            if abs(step) > 1:
+                rest = modulo(forward, constant(abs(step)))
                 conditions.append(less(rest, constant(1)))
         return tuple(inner), both(*conditions)
 
@@ -151,7 +153,9 @@ def _only_axes(exprs: Sequence[Expr]) -> tuple[Expr, ...]:
     return tuple(e for e in exprs if e.op is Leaf.AXIS)
 
 
-def build_block(node: Node, name: str, names: Mapping[Node, str], in_place: bool = False) -> tuple[Block, ...]:
+def build_block(
+    node: Node, name: str, names: Mapping[Node, str], in_place: bool = False
+) -> tuple[Block, ...]:
     """The blocks that compute `node` into the buffer `name`; the axes are named after it."""
     builder = _Builder({other: text for other, text in names.items() if other is not node})
     blocks = _BUILD.get(node.op, _elementwise)(node, name, builder, in_place)
@@ -223,7 +227,9 @@ def _assign(node: Node, name: str, builder: _Builder, in_place: bool) -> tuple[B
             add_index(multiply(place, constant(step)), as_expr(start))
             for place, (start, _, step) in zip(position, node.arg, strict=True)
         ]
-    return (Block(_only_axes(position), (Store(name, tuple(target), builder.expr(node.sources[1], position)),)),)
+    return (
+        Block(_only_axes(position), (Store(name, tuple(target), builder.expr(node.sources[1], position)),)),
+    )
 
 
 def _custom(node: Node, name: str, builder: _Builder, in_place: bool) -> tuple[Block, ...]:
@@ -275,7 +281,6 @@ def _split_point(block: Block) -> tuple[Expr, int] | None:
 def _replace_axis(block: Block, whole: Expr, parts: tuple[Expr, ...], joined: Expr) -> Block:
     def swap(axes: tuple[Expr, ...]) -> tuple[Expr, ...]:
         return tuple(p for a in axes for p in (parts if a is whole else (a,)))
-
 
     reductions = []
     for r in block.reductions:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from petaflop.graph.node import Node
-from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, Expr, product, substitute, variables_of
 from petaflop.ir.kernel import (
     Argument,
@@ -74,6 +73,7 @@ def schedule(
                 for read in loads_of(block.exprs):
                     used_by.setdefault(read.arg[0], set()).add(number)
     steps = [_step(number, launch, stages, memory, used_by) for number, launch in enumerate(launches)]
+    steps = [step for step in steps if step.kernel.blocks]
     variables = variables_of(v for step in steps for v in step.kernel.variables)
     return Schedule(tuple(memory.slots), tuple(steps), tuple(variables))
 
@@ -145,7 +145,8 @@ def _read_where_written(block: Block, memory: _Memory, name: str) -> Block:
 def _overlaps(block: Block, memory: _Memory, name: str) -> bool:
     """Whether the block reads, at another element, the memory that it writes."""
     return any(
-        read.arg[0] != name and memory.base(read.arg[0]) == memory.base(name) for read in loads_of(block.exprs)
+        read.arg[0] != name and memory.base(read.arg[0]) == memory.base(name)
+        for read in loads_of(block.exprs)
     )
 
 
@@ -159,7 +160,9 @@ def _connect(stages: list[Stage], nodes: Sequence[Node], memory: _Memory, allowe
                 producer = memory.stage_of.get(name)
                 alias = memory.slots[memory.number[name]].base
                 if producer is None and alias is not None and not memory.slots[memory.number[name]].given:
-                    producer = next((k for n, k in memory.stage_of.items() if memory.number[n] == alias), None)
+                    producer = next(
+                        (k for n, k in memory.stage_of.items() if memory.number[n] == alias), None
+                    )
                     if producer is not None:
                         stage.apart.add(producer)  # under another shape: all of it must be there
                 if producer is not None and producer != stage.number:
@@ -219,7 +222,11 @@ def _renumber(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def _step(
-    number: int, launch: Sequence[Group], stages: Sequence[Stage], memory: _Memory, used_by: Mapping[str, set[int]]
+    number: int,
+    launch: Sequence[Group],
+    stages: Sequence[Stage],
+    memory: _Memory,
+    used_by: Mapping[str, set[int]],
 ) -> Step:
     """One launch as a kernel: temporaries split off, names made canonical."""
     nests = []
@@ -237,7 +244,8 @@ def _step(
         blocks = forward_values(group.all_blocks, outside)
         private, blocks = _make_private(blocks, group, outside, memory)
         temporaries += private
-        nests.append(blocks)
+        if blocks:  # else nobody reads what the group computes: an assignment replaced all of it
+            nests.append(blocks)
     reasons = [stages[max(group.stages)].reason for group in launch]
     why = [group.why for group in launch if group.why]
     reason = reasons[0] if len(launch) == 1 else f"{len(launch)} unrelated results side by side"
@@ -259,7 +267,9 @@ def _make_private(
         if len(leading) < len(group.common) or not isinstance(size, int) or size > _MAX_PRIVATE_BYTES:
             continue
         kept = (*leading, *rest)
-        temporaries.append(Temporary(store.buffer, slot.dtype, tuple(slot.shape[k] for k in kept), len(leading)))
+        temporaries.append(
+            Temporary(store.buffer, slot.dtype, tuple(slot.shape[k] for k in kept), len(leading))
+        )
         blocks = tuple(_reindex(b, store.buffer, kept) for b in blocks)
     return temporaries, blocks
 
@@ -287,13 +297,17 @@ def _canonical(
     private = {t.name: f"tmp{k}" for k, t in enumerate(temporaries)}
     outputs = [n for n in dict.fromkeys(written) if n not in private]
     inputs = [n for n in dict.fromkeys(read) if n not in private and n not in outputs]
-    names = private | {n: f"out{k}" for k, n in enumerate(outputs)} | {n: f"in{k}" for k, n in enumerate(inputs)}
+    names = (
+        private | {n: f"out{k}" for k, n in enumerate(outputs)} | {n: f"in{k}" for k, n in enumerate(inputs)}
+    )
     arguments = []
     for name in (*outputs, *inputs):
         slot = memory.slots[memory.number[name]]
         is_output = name in outputs
         arguments.append(Argument(names[name], slot.dtype, slot.shape, is_output, name in read))
-    renamed = tuple(tuple(_rename_all(nest, names, f"{k}" if len(nests) > 1 else "")) for k, nest in enumerate(nests))
+    renamed = tuple(
+        tuple(_rename_all(nest, names, f"{k}" if len(nests) > 1 else "")) for k, nest in enumerate(nests)
+    )
     sizes: list[Dim] = [size for a in arguments for size in a.shape]
     exprs = [e for nest in renamed for b in nest for e in b.exprs]
     extents = [axis_size(a) for nest in renamed for b in nest for a in (*b.axes, *b.reduce_axes)]
@@ -320,14 +334,18 @@ def _rename_all(nest: tuple[Block, ...], names: Mapping[str, str], suffix: str) 
     return [_rename(block, names, axes, states) for block in nest]
 
 
-def _rename(block: Block, names: Mapping[str, str], axes: Mapping[Expr, Expr], states: Mapping[Expr, str]) -> Block:
+def _rename(
+    block: Block, names: Mapping[str, str], axes: Mapping[Expr, Expr], states: Mapping[Expr, str]
+) -> Block:
     mapping: dict[Expr, Expr] = dict(axes)
     mapping |= {old: state(new, old.dtype) for old, new in states.items()}
     mapping |= {
         state(str(old.arg) + "'", old.dtype): state(new + "'", old.dtype) for old, new in states.items()
     }
     block = block.map(mapping)
-    reads = {r: load(names[r.arg[0]], r.args[1:], r.dtype, r.args[0], r.arg[1]) for r in loads_of(block.exprs)}
+    reads = {
+        r: load(names[r.arg[0]], r.args[1:], r.dtype, r.args[0], r.arg[1]) for r in loads_of(block.exprs)
+    }
     block = block.map(_inside_out(reads))
     reductions = tuple(
         replace(r, states=tuple(replace(s, name=states.get(s.expr, s.name)) for s in r.states))
@@ -347,4 +365,3 @@ def _inside_out(reads: Mapping[Expr, Expr]) -> dict[Expr, Expr]:
             new = load(new.arg[0], args[1:], new.dtype, args[0], new.arg[1])
         done[old] = new
     return done
-
