@@ -1,0 +1,158 @@
+"""One examination of one backend: selects the level, keeps every outcome, decides what is held, reports it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petaflop_conformance import report
+from petaflop_conformance.levels import NOT_DECLARED, held, must_pass, test_id
+from petaflop_conformance.plugin import LEVELS, SUITE
+
+__all__ = ["MEASURED", "Examination", "declared", "level_of"]
+
+MEASURED = "petaflop measured"  # name of the user property with [op, dtype, error over bound, ulp]
+_PREFIX = "not declared: "
+
+
+def level_of(item: pytest.Item) -> str:
+    """The level that a test of the suite belongs to."""
+    marker = item.get_closest_marker("level")
+    if marker is None or marker.args[0] not in LEVELS:
+        raise pytest.UsageError(f"{item.nodeid}: expected a mark level({'|'.join(LEVELS)}), got {marker}")
+    return str(marker.args[0])
+
+
+def declared(capabilities: Any, name: str) -> bool:
+    """Whether a backend declares a capability, or a dtype, by that name."""
+    from petaflop.dtype import DTYPES
+
+    if name in DTYPES:
+        return name in capabilities.dtypes
+    return bool(getattr(capabilities, name))
+
+
+class Examination:
+    """The plugin object of a run with --petaflop-backend."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.name: str = config.getoption("petaflop_backend")
+        self.level: str = config.getoption("petaflop_level")
+        self.profile: str = config.getoption("petaflop_profile")
+        self.outcomes: dict[str, str] = {}
+        self.levels: dict[str, str] = {}
+        self.requires: dict[str, list[str]] = {}
+        self.seconds: dict[str, float] = {}
+        self.measured: dict[str, list[list[Any]]] = {}
+        _settings(self.profile)
+
+    # ---- selection ----
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        asked = LEVELS[: LEVELS.index(self.level) + 1]
+        ours = {item: level_of(item) for item in items if str(item.path).startswith(SUITE)}
+        items.sort(key=lambda item: LEVELS.index(ours[item]) if item in ours else len(LEVELS))
+        beyond = [item for item, level in ours.items() if level not in asked]
+        for item, level in ours.items():
+            test = test_id(item.nodeid)
+            self.levels[test], self.requires[test] = level, sorted(_required(item))
+        if beyond:
+            config.hook.pytest_deselected(items=beyond)
+            items[:] = [item for item in items if item not in beyond]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if names := _required(item):
+            from petaflop.device.registry import get_backend
+
+            capabilities = get_backend(self.name).capabilities
+            if missing := [name for name in names if not declared(capabilities, name)]:
+                pytest.skip(_PREFIX + ", ".join(missing))
+
+    # ---- outcomes ----
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        test = test_id(report.nodeid)
+        if test not in self.levels:
+            return
+        self.seconds[test] = self.seconds.get(test, 0.0) + report.duration
+        if report.when == "call":
+            self.measured[test] = [value for name, value in report.user_properties if name == MEASURED]
+        if report.failed:
+            self.outcomes[test] = "failed"
+        elif report.skipped:
+            self.outcomes[test] = NOT_DECLARED if _not_declared(report) else "skipped"
+        elif report.when == "call":
+            self.outcomes.setdefault(test, report.outcome)
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        if report.skipped and _not_declared(report):
+            return NOT_DECLARED, "n", "NOT DECLARED"
+        return None
+
+    # ---- verdict ----
+
+    @property
+    def asked(self) -> list[str]:
+        """Every test that the asked level, and those below it, consist of."""
+        levels = LEVELS[: LEVELS.index(self.level) + 1]
+        return [test for level in levels for test in must_pass(level)]
+
+    @property
+    def missing(self) -> list[str]:
+        """Listed tests that did not run."""
+        return [test for test in self.asked if self.outcomes.get(test, "skipped") == "skipped"]
+
+    @property
+    def held(self) -> str | None:
+        """The highest level held, at most the asked one."""
+        return held(self.outcomes, self.levels)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        yield
+        if session.config.option.collectonly:
+            return
+        if session.exitstatus == pytest.ExitCode.OK and self.held != self.level:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if path := session.config.getoption("petaflop_report"):
+            Path(path).write_text(json.dumps(report.as_json(self), indent=1) + "\n", "utf-8")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self.config.option.collectonly:
+            terminalreporter.ensure_newline()
+            for line in report.summary(self):
+                terminalreporter.write_line(line)
+
+
+def _required(item: pytest.Item) -> list[str]:
+    return list(dict.fromkeys(name for marker in item.iter_markers("requires") for name in marker.args))
+
+
+def _not_declared(report: pytest.TestReport) -> bool:
+    reason: Iterable[Any] = report.longrepr if isinstance(report.longrepr, tuple) else ()
+    return any(_PREFIX in str(part) for part in reason)
+
+
+def _settings(profile: str) -> None:
+    """Hypothesis as the profile says: no deadline, since an example may compile; a database only for soak."""
+    from hypothesis import HealthCheck, Phase, settings
+
+    examples = {"quick": 10, "full": 50, "soak": 500}[profile]
+    random = profile == "soak"
+    settings.register_profile(
+        "petaflop",
+        max_examples=examples,
+        derandomize=not random,
+        deadline=None,
+        database=settings.default.database if random and settings.default else None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[phase for phase in Phase if phase is not Phase.explain],
+    )
+    settings.load_profile("petaflop")

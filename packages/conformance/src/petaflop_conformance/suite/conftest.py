@@ -1,0 +1,53 @@
+"""Fixtures of the suite: the examined backend, a case on it, and fusion switched on and off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from petaflop.config import overrides
+from petaflop.device.registry import get_backend
+from petaflop.errors import PetaflopError
+from petaflop_conformance.case import Case
+from petaflop_conformance.examination import MEASURED
+from petaflop_conformance.report import policy_of
+
+
+@pytest.fixture(scope="session")
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """The name under examination."""
+    return str(request.config.getoption("petaflop_backend"))
+
+
+@pytest.fixture(scope="session")
+def backend(backend_name: str) -> Any:
+    """The opened backend; without a device, every test that needs one fails in these words."""
+    try:
+        return get_backend(backend_name)
+    except PetaflopError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A disk cache of this run alone: what an older compiler left behind proves nothing."""
+    with overrides(cache_dir=tmp_path_factory.mktemp("cache")):
+        yield
+
+
+@pytest.fixture(params=[True, False], ids=["fused", "unfused"])
+def fusion(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Every test of a file that uses this runs with fusion on, and again with one kernel per operation."""
+    with overrides(fuse=request.param):
+        yield request.param
+
+
+@pytest.fixture
+def case(backend: Any, backend_name: str, request: pytest.FixtureRequest) -> Case:
+    """A fresh case on the examined backend, whose measurements go into the report."""
+
+    def record(op: str, dtype: str, ratio: float, ulps: float) -> None:
+        request.node.user_properties.append((MEASURED, [op, dtype, ratio, ulps]))
+
+    return Case(backend_name, policy_of(backend), record)

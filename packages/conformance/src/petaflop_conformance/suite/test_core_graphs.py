@@ -1,0 +1,236 @@
+"""Whole graphs: random fused ones, the layers that networks are made of, and sizes that are symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from petaflop.dtype import DTYPES, DType, float32, int32
+from petaflop.graph import view
+from petaflop.graph.node import Node, cast, compute, const, gather, iota, reduce, variable
+from petaflop.graph.ops import Op
+from petaflop.graph.symbolic import Variable
+from petaflop_conformance.case import Case
+from petaflop_conformance.graphs import Grower
+from petaflop_conformance.values import ordinary
+
+pytestmark = [pytest.mark.level("core"), pytest.mark.usefixtures("fusion")]
+
+SMALL = ((7,), (33,), (4, 8), (3, 5), (2, 3, 4), (1, 9))
+
+
+def number(value: float, like: Node) -> Node:
+    return const(value, like.dtype, like.shape)
+
+
+def minus(a: Node, b: Node) -> Node:
+    return compute(Op.ADD, a, compute(Op.MUL, b, number(-1.0, b)))
+
+
+def wide(node: Node, like: Node) -> Node:
+    return view.expand(node, like.shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+@pytest.mark.requires("float32", "int32", "bool")
+@given(data=st.data())
+def test_random_graph(case: Case, dtype: str, data: Any) -> None:
+    """3 to 12 operations of any kind, views and reductions among them, that need not fit one kernel."""
+    shape = data.draw(st.sampled_from(SMALL))
+    inputs = {}
+    for position in range(data.draw(st.integers(1, 3))):
+        array = ordinary(DTYPES[dtype], shape, "random", position)
+        inputs[case.leaf(array)] = array
+    grower = Grower(lambda options: data.draw(st.sampled_from(options)), inputs, case.policy)
+    case.check(grower.grow(data.draw(st.integers(3, 12))))
+
+
+# ---- layers ----
+
+
+def softmax(x: Node, axis: int) -> Node:
+    shifted = minus(x, wide(reduce(Op.MAX, x, (axis,)), x))
+    power = compute(Op.EXP2, compute(Op.MUL, shifted, number(1.4426950408889634, x)))
+    return compute(Op.DIV, power, wide(reduce(Op.ADD, power, (axis,)), x))
+
+
+def layer_norm(x: Node) -> Node:
+    last, share = len(x.shape) - 1, 1.0 / int(x.shape[-1])
+    mean = compute(Op.MUL, (total := reduce(Op.ADD, x, (last,))), number(share, total))
+    centred = minus(x, wide(mean, x))
+    squares = reduce(Op.ADD, compute(Op.MUL, centred, centred), (last,))
+    variance = compute(Op.ADD, compute(Op.MUL, squares, number(share, squares)), number(1e-5, squares))
+    return compute(Op.DIV, centred, wide(compute(Op.SQRT, variance), x))
+
+
+def matmul(a: Node, b: Node, dtype: DType | None = None) -> Node:
+    """[…, m, k] @ [k, n] as a product of two broadcast views, summed over k."""
+    *batch, m, k = a.shape
+    n = b.shape[-1]
+    left = view.expand(view.reshape(a, (*batch, m, k, 1)), (*batch, m, k, n))
+    right = view.expand(view.reshape(b, (*[1] * (len(batch) + 1), k, n)), (*batch, m, k, n))
+    axis = len(batch) + 1
+    return view.reshape(reduce(Op.ADD, compute(Op.MUL, left, right), (axis,), dtype), (*batch, m, n))
+
+
+def convolution(x: Node, weight: Node, stride: int, dilation: int, padding: int) -> Node:
+    """[n, c, h, w] with [o, c, kh, kw], through two sliding windows."""
+    n, c, _, _ = x.shape
+    o, _, kh, kw = weight.shape
+    padded = view.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    taps = view.window(view.window(padded, 2, kh, stride, dilation), 3, kw, stride, dilation)
+    _, _, oh, ow, _, _ = taps.shape
+    full = (n, o, c, oh, ow, kh, kw)
+    seen = view.expand(view.reshape(taps, (n, 1, c, oh, ow, kh, kw)), full)
+    kernel = view.expand(view.reshape(weight, (1, o, c, 1, 1, kh, kw)), full)
+    return view.reshape(reduce(Op.ADD, compute(Op.MUL, seen, kernel), (2, 5, 6)), (n, o, oh, ow))
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (3, 64), (2, 5, 33), (1, 1), (6, 1000)], ids=str)
+@pytest.mark.requires("float32")
+def test_softmax(case: Case, shape: tuple[int, ...]) -> None:
+    x = case.leaf(ordinary(float32, shape, "softmax"))
+    case.check(*(softmax(x, axis) for axis in range(len(shape))))
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (3, 64), (2, 5, 33)], ids=str)
+@pytest.mark.requires("float32")
+def test_layer_norm(case: Case, shape: tuple[int, ...]) -> None:
+    case.check(layer_norm(case.leaf(ordinary(float32, shape, "norm"))))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (4, 4, 4), (5, 7, 3), (16, 16, 16), (33, 31, 17), (1, 65, 40), (40, 9, 1)], ids=str)
+@pytest.mark.requires("float32")
+def test_matmul(case: Case, sizes: tuple[int, int, int]) -> None:
+    """Alone, and with a bias and a rectifier after it; with either operand transposed."""
+    m, k, n = sizes
+    a, b = case.leaf(ordinary(float32, (m, k), "a")), case.leaf(ordinary(float32, (k, n), "b"))
+    bias = case.leaf(ordinary(float32, (1, n), "bias"))
+    product = matmul(a, b)
+    biased = compute(Op.ADD, product, wide(bias, product))
+    case.check(product, compute(Op.MAX, biased, number(0.0, biased)))
+    turned = case.leaf(ordinary(float32, (k, m), "t")), case.leaf(ordinary(float32, (n, k), "t"))
+    case.check(matmul(view.permute(turned[0], (1, 0)), b), matmul(a, view.permute(turned[1], (1, 0))))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "uint8", "int32", "float64"])
+@pytest.mark.requires("float32", "int32")
+def test_matmul_of_other_dtypes(case: Case, dtype: str, backend: Any) -> None:
+    """Narrow operands, a wide accumulator."""
+    if dtype not in backend.capabilities.dtypes:
+        pytest.skip(f"not declared: {dtype}")
+    kind = DTYPES[dtype]
+    accumulator = {"f": float32, "i": int32, "u": int32}[kind.kind] if kind.itemsize < 4 else kind
+    a, b = case.leaf(ordinary(kind, (9, 21), "a")), case.leaf(ordinary(kind, (21, 18), "b"))
+    case.check(matmul(cast(a, accumulator), cast(b, accumulator)))
+
+
+@pytest.mark.requires("float32")
+def test_batched_matmul_and_a_second_one(case: Case) -> None:
+    x = case.leaf(ordinary(float32, (3, 5, 8), "x"))
+    first, second = case.leaf(ordinary(float32, (8, 12), "1")), case.leaf(ordinary(float32, (12, 4), "2"))
+    hidden = matmul(x, first)
+    case.check(matmul(compute(Op.MAX, hidden, number(0.0, hidden)), second))
+
+
+@pytest.mark.parametrize(
+    ("stride", "dilation", "padding"), [(1, 1, 0), (1, 1, 1), (2, 1, 1), (1, 2, 2), (3, 2, 1)], ids=str
+)
+@pytest.mark.requires("float32")
+def test_convolution(case: Case, stride: int, dilation: int, padding: int) -> None:
+    x = case.leaf(ordinary(float32, (2, 3, 9, 8), "image"))
+    weight = case.leaf(ordinary(float32, (4, 3, 3, 2), "weight"))
+    result = convolution(x, weight, stride, dilation, padding)
+    case.check(result, compute(Op.MAX, result, number(0.0, result)))
+
+
+@pytest.mark.requires("float32")
+def test_pooling(case: Case) -> None:
+    x = case.leaf(ordinary(float32, (1, 2, 8, 9), "pool"))
+    taps = view.window(view.window(x, 2, 2, 2), 3, 3, 2)
+    case.check(reduce(Op.MAX, taps, (4, 5)), reduce(Op.ADD, taps, (4, 5)))
+
+
+@pytest.mark.requires("float32", "int32", "bool")
+def test_argmax(case: Case) -> None:
+    """The first position that equals the maximum, made of primitives."""
+    values = np.round(ordinary(float32, (6, 31), "argmax"))
+    x = case.leaf(values)
+    differs = compute(Op.NE, x, wide(reduce(Op.MAX, x, (1,)), x))
+    backwards = compute(Op.ADD, compute(Op.MUL, iota(x.shape, 1), const(-1, int32, x.shape)), const(31, int32, x.shape))
+    score = compute(Op.WHERE, differs, const(0, int32, x.shape), backwards)
+    (got,) = case.check(reduce(Op.MAX, score, (1,)))
+    assert (31 - got[:, 0] == values.argmax(1)).all()
+
+
+@pytest.mark.requires("float32", "int32", "bool")
+def test_attention_with_a_causal_mask(case: Case) -> None:
+    q, k, v = (case.leaf(ordinary(float32, (6, 8), name)) for name in "qkv")
+    scores = matmul(q, view.permute(k, (1, 0)))
+    later = compute(Op.LT, iota(scores.shape, 0), iota(scores.shape, 1))
+    masked = compute(Op.WHERE, later, number(float("-inf"), scores), scores)
+    case.check(matmul(softmax(masked, 1), v))
+
+
+@pytest.mark.requires("float32")
+def test_a_long_chain(case: Case) -> None:
+    """More operations than any kernel should hold."""
+    x = case.leaf(ordinary(float32, (19,), "long"))
+    for step in range(300):
+        x = compute(Op.MUL, x, number(-1.0, x)) if step % 3 else compute(Op.MAX, x, number(-2.0, x))
+    case.check(x)
+
+
+@pytest.mark.requires("float32")
+def test_many_inputs(case: Case) -> None:
+    """More arguments than a device may take in one launch."""
+    total = case.leaf(ordinary(float32, (11,), "first"))
+    for position in range(100):
+        total = compute(Op.ADD, total, case.leaf(ordinary(float32, (11,), position)))
+    case.check(total)
+
+
+# ---- symbolic sizes ----
+
+
+def _views_of(x: Node, size: Any) -> list[Node]:
+    part = view.shrink(x, ((0, size), (0, 6)))
+    squared = compute(Op.MUL, part, part)
+    return [squared, reduce(Op.ADD, squared, (0,)), reduce(Op.MAX, squared, (1,)), view.flip(view.permute(part, (1, 0)), (1,))]
+
+
+def _layers(x: Node, size: Any) -> list[Node]:
+    part = view.shrink(x, ((0, size), (0, 6)))
+    weight = view.shrink(x, ((0, 6), (0, 6)))
+    return [softmax(view.reshape(part, (size, 6)), 1), matmul(part, weight), view.pad(part, ((1, 2), (0, 0)))]
+
+
+@pytest.mark.parametrize("build", [_views_of, _layers], ids=["views", "layers"])
+@pytest.mark.requires("float32")
+def test_symbolic_size_is_the_concrete_one(case: Case, build: Callable[[Node, Any], list[Node]]) -> None:
+    """One graph whose size is a Variable, realized for several values of it, against graphs of those very sizes."""
+    x = case.leaf(ordinary(float32, (40, 6), "symbolic"))
+    size = Variable("t", 1, 40)
+    for value in (1, 2, 7, 40):
+        case.bind(size, value)
+        fresh = case.leaf(case.run(x)[0])
+        arrays = case.check(*build(fresh, size))
+        for symbolic, concrete in zip(arrays, case.check(*build(fresh, value)), strict=True):
+            assert symbolic.shape == concrete.shape
+
+
+@pytest.mark.requires("float32", "int32")
+def test_symbolic_value_and_position(case: Case) -> None:
+    """A Variable as a number, and as where a view starts: one row of a table, then the next."""
+    table = case.leaf(ordinary(float32, (9, 4), "position"))
+    position = Variable("start", 0, 8)
+    for value in (0, 3, 8):
+        case.bind(position, value)
+        fresh = case.leaf(case.run(table)[0])
+        row = view.shrink(fresh, ((position, position + 1), (0, 4)))
+        index = view.expand(view.reshape(variable(position), (1, 1)), (1, 4))
+        case.check(compute(Op.ADD, row, row), gather(fresh, index, 0))
