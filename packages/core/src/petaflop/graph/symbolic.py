@@ -564,29 +564,50 @@ def operands(expr: Expr) -> Iterator[Expr]:
     yield from expr.args
 
 
+_LONG = 40  # characters from which on a shared part is named instead of repeated
+
+
 def _text(root: Expr) -> str:
+    """As code; long parts that are used more than once come as `… with t0 = …, t1 = …`, so that text stays linear."""
+    order = topological((root,))
+    uses: dict[Expr, int] = {}
+    for expr in order:
+        for arg in expr.args:
+            uses[arg] = uses.get(arg, 0) + 1
     done: dict[Expr, str] = {}
-    for expr in topological((root,)):
-        parts = [done[arg] for arg in expr.args]
-        if expr.op is Op.CONST:
-            done[expr] = str(bool(expr.arg)) if expr.dtype is bool_ else str(expr.arg)
-        elif expr.op is Leaf.LOAD:
-            name, fill = expr.arg
-            gate = "" if expr.args[0] is TRUE else f" if {parts[0]} else {fill}"
-            done[expr] = f"{name}[{', '.join(parts[1:])}]" if not gate else f"({name}[{', '.join(parts[1:])}]{gate})"
-        elif expr.op in (Leaf.AXIS, Leaf.STATE, Op.VAR):
-            done[expr] = str(expr.arg)
-        elif expr.op is Op.WHERE:
-            done[expr] = f"({parts[1]} if {parts[0]} else {parts[2]})"
-        elif expr.op in (Op.CAST, Op.BITCAST):
-            prefix = "" if expr.op is Op.CAST else "bits_"
-            done[expr] = f"{prefix}{expr.dtype}({parts[0]})"
-        elif expr.op in _SYMBOLS:
-            symbol = "/" if expr.op is Op.DIV and expr.dtype.is_float else _SYMBOLS[expr.op]
-            done[expr] = f"({parts[0]} {symbol} {parts[1]})"
-        else:
-            done[expr] = f"{str(expr.op).lower()}({', '.join(parts)})"
-    text = done[root]
+    named: list[str] = []
+    for expr in order:
+        text = _one_text(expr, [done[arg] for arg in expr.args])
+        if uses.get(expr, 0) > 1 and len(text) > _LONG:
+            named.append(f"t{len(named)} = {_bare(text)}")
+            text = f"t{len(named) - 1}"
+        done[expr] = text
+    text = _bare(done[root])
+    return f"{text} with {', '.join(named)}" if named else text
+
+
+def _one_text(expr: Expr, parts: list[str]) -> str:
+    if expr.op is Op.CONST:
+        return str(bool(expr.arg)) if expr.dtype is bool_ else str(expr.arg)
+    if expr.op is Leaf.LOAD:
+        name, fill = expr.arg
+        element = f"{name}[{', '.join(parts[1:])}]"
+        return element if expr.args[0] is TRUE else f"({element} if {parts[0]} else {fill})"
+    if expr.op in (Leaf.AXIS, Leaf.STATE, Op.VAR):
+        return str(expr.arg)
+    if expr.op is Op.WHERE:
+        return f"({parts[1]} if {parts[0]} else {parts[2]})"
+    if expr.op in (Op.CAST, Op.BITCAST):
+        prefix = "" if expr.op is Op.CAST else "bits_"
+        return f"{prefix}{expr.dtype}({parts[0]})"
+    if expr.op in _SYMBOLS:
+        symbol = "/" if expr.op is Op.DIV and expr.dtype.is_float else _SYMBOLS[expr.op]
+        return f"({parts[0]} {symbol} {parts[1]})"
+    return f"{str(expr.op).lower()}({', '.join(parts)})"
+
+
+def _bare(text: str) -> str:
+    """Without parentheses around all of it."""
     return text[1:-1] if text.startswith("(") and _outer(text) else text
 
 
