@@ -72,6 +72,18 @@ def _fuse(block: Block, names: tuple[str, ...], into: str) -> Block:
     )
 
 
+def _fused_limit(block: Block, limit: Limit, nest: Nest) -> Limit:
+    """The limit of a joined axis, where the limited axis is the outermost part of one."""
+    for directive in nest.fuse:
+        if limit.axis.arg == directive.axes[0] and limit.axis in block.reduce_axes:
+            joined = [a for a in block.reduce_axes if a.arg in directive.axes]
+            inner = product(axis_size(a) for a in joined[1:])
+            assert isinstance(inner, int)
+            size = product(axis_size(a) for a in joined)
+            return Limit(axis(directive.into, size), limit.part, limit.size * inner)
+    return limit
+
+
 def _joined(axes: tuple[Expr, ...], chosen: list[Expr], fused: Expr) -> tuple[Expr, ...]:
     if chosen[0] not in axes:
         return axes
@@ -92,7 +104,8 @@ class NestLowering:
     ) -> None:
         self.kernel, self.nest, self.target, self.number = kernel, nest, target, number
         self.blocks = fuse_axes([kernel.blocks[index] for index in nest.blocks], nest)
-        self.limits = {block: limits[i] for block, i in zip(self.blocks, nest.blocks, strict=True) if i in limits}
+        found = zip(self.blocks, nest.blocks, strict=True)
+        self.limits = {block: _fused_limit(kernel.blocks[i], limits[i], nest) for block, i in found if i in limits}
         self.common = common_axes(self.blocks) if len(self.blocks) > 1 else self.blocks[0].axes
         self.splits = {split.axis: split for split in nest.split}
         self.memory: list[Memory] = []

@@ -1,24 +1,154 @@
-"""Which plan a kernel gets: rules over the Kernel and the Target, never over the name of a device or a model."""
+"""Which plan a kernel gets: rules over the Kernel and the Target, never over the name of a device or a model.
+
+What decides about the order of a sum (`SplitReduce`, "block" levels) depends on shapes, dtypes and the vector size,
+not on the number of threads, so that results have the same bits for every number of threads.
+"""
 
 from __future__ import annotations
 
-from petaflop.ir.kernel import Kernel
-from petaflop.ir.plan import Nest, Plan
+import math
+from collections.abc import Sequence
+
+from petaflop.codegen.axes import fusable_groups, vector_choice
+from petaflop.codegen.cost import block_points, nanoseconds, points, size_of, summarize
+from petaflop.codegen.nest import fuse_axes
+from petaflop.codegen.split_reduce import Limit, can_split, split_reductions
+from petaflop.graph.ops import Op
+from petaflop.graph.symbolic import Expr
+from petaflop.ir.kernel import Block, Kernel, axis_size, common_axes
+from petaflop.ir.plan import Nest, Plan, Split, SplitReduce
 from petaflop.ir.target import Target
 
 __all__ = ["default_plan", "naive_plan"]
 
+TASK_NANOSECONDS = 20_000.0  # a task is worth handing out from here on
+MOST_TASKS = 64
+FEW = 16  # fewer independent points than this leave threads idle
+LONG = 1 << 18  # points from which on idle threads matter
+PART = 1 << 16  # least points of a partial reduction
+CHAIN = 16  # additions in a row in one lane before a partial sum is put aside
+
 
 def naive_plan(kernel: Kernel) -> Plan:
     """The kernel as it is written, one task, one element at a time: always right, and the check of every other plan."""
-    nests = []
-    number = 0
-    for blocks in kernel.nests:
-        nests.append(Nest(tuple(range(number, number + len(blocks)))))
-        number += len(blocks)
-    return Plan("naive", tuple(nests))
+    return Plan("naive", tuple(Nest(numbers) for numbers, _ in _numbered(kernel)))
 
 
 def default_plan(kernel: Kernel, target: Target) -> Plan:
     """The plan that the cost model chooses for `target`."""
-    return naive_plan(kernel)
+    splits = tuple(split for numbers, nest in _numbered(kernel) for split in _splits(kernel, numbers, nest))
+    kernel, limits = split_reductions(kernel, splits)
+    nests: list[Nest] = []
+    for numbers, blocks in _numbered(kernel):
+        apart = any(number in limits for number in numbers) or _too_few(blocks)
+        groups = [((n,), (b,)) for n, b in zip(numbers, blocks, strict=True)] if apart else [(numbers, blocks)]
+        nests += [_plan_nest(kernel, group, members, target, [limits[n] for n in group if n in limits]) for group, members in groups]
+    return Plan("default", tuple(nests), splits)
+
+
+def _numbered(kernel: Kernel) -> list[tuple[tuple[int, ...], tuple[Block, ...]]]:
+    """Each nest with the numbers of its blocks."""
+    result = []
+    first = 0
+    for nest in kernel.nests:
+        result.append((tuple(range(first, first + len(nest))), nest))
+        first += len(nest)
+    return result
+
+
+# ---- what can run at the same time ----
+
+
+def _too_few(blocks: Sequence[Block]) -> bool:
+    """Whether the blocks of a nest had better each use all threads, one after another."""
+    if len(blocks) == 1:
+        return False
+    outer = points(a for a in common_axes(tuple(blocks)) if not _is_ordered(a, blocks))
+    return outer < FEW and sum(block_points(block) for block in blocks) >= LONG
+
+
+def _is_ordered(a: Expr, blocks: Sequence[Block]) -> bool:
+    return any(a in block.ordered for block in blocks)
+
+
+def _splits(kernel: Kernel, numbers: Sequence[int], blocks: Sequence[Block]) -> list[SplitReduce]:
+    """Long reductions with few results, where the nest has too few points to keep threads busy."""
+    if len(blocks) > 1 and not _too_few(blocks):
+        return []
+    result = []
+    for number, block in zip(numbers, blocks, strict=True):
+        total = block_points(block)
+        if total < LONG or not can_split(block):
+            continue
+        summary = summarize(kernel, block)
+        longest = max(block.reductions[0].axes, key=lambda a: size_of(axis_size(a)))
+        along_rows = all(access.strides.get(longest, 0) <= 1 for access in summary.accesses)
+        free = points(block.axes) // (1 if along_rows else 32)
+        length = size_of(axis_size(longest))
+        if free < FEW and length >= 64:
+            parts = max(2, min(MOST_TASKS, total // PART, length // 32))
+            size = -(-length // parts)
+            result.append(SplitReduce(number, longest.arg, -(-size // 32) * 32))
+    return result
+
+
+# ---- one nest ----
+
+
+def _plan_nest(
+    kernel: Kernel, numbers: tuple[int, ...], blocks: tuple[Block, ...], target: Target, limits: Sequence[Limit]
+) -> Nest:
+    fuse = fusable_groups(kernel, blocks, limits)
+    nest = Nest(numbers, fuse)
+    fused = fuse_axes(blocks, nest)
+    common = common_axes(fused) if len(fused) > 1 else fused[0].axes
+    summaries = [summarize(kernel, block) for block in fused]
+    width = max(1, target.vector_bytes // max(summary.itemsize for summary in summaries))
+    tiles = vector_choice(fused, summaries, common, width, limits)
+    reduce_lanes = {a: _reduce_levels(a, tiles.get(a), fused) for block in fused for a in block.reduce_axes}
+    splits = {a.arg: Split(a.arg, levels) for a, levels in reduce_lanes.items() if levels}
+    own = {a for block in fused for a in block.axes if a not in common}
+    splits |= {a.arg: Split(a.arg, tiles[a]) for a in own if a in tiles}
+    time = nanoseconds(kernel, fused, width if tiles else 1)
+    threads = _threads(common, fused, tiles, time)
+    for a in common:
+        levels = (*threads.get(a, ()), *tiles.get(a, ()))
+        if levels:
+            splits[a.arg] = Split(a.arg, levels)
+    return Nest(numbers, fuse, tuple(splits.values()))
+
+
+Levels = tuple[tuple[str, int], ...]
+
+
+def _reduce_levels(a: Expr, tile: Levels | None, blocks: Sequence[Block]) -> Levels:
+    """The lanes of a reduce axis, and partial sums that keep the rounding error small."""
+    sums = [r for block in blocks for r in block.reductions if a in r.axes and r.op is Op.ADD and not r.scan]
+    lanes = tile[0][1] if tile else 1
+    length = size_of(axis_size(a))
+    chain = -(-length // lanes)
+    levels = tile or ()
+    if any(r.states[0].dtype.is_float for r in sums) and chain > CHAIN:
+        run = max(CHAIN, 1 << math.isqrt(chain).bit_length() - 1)
+        levels = (("block", run * lanes), *levels)
+    return levels
+
+
+def _threads(common: Sequence[Expr], blocks: Sequence[Block], tiles: dict[Expr, Levels], time: float) -> dict[Expr, Levels]:
+    """How the common axes are cut into tasks: the outermost axes first, as many tasks as the work is worth."""
+    wanted = int(min(MOST_TASKS, time / TASK_NANOSECONDS))
+    result: dict[Expr, Levels] = {}
+    for a in common:
+        if wanted < 2:
+            break
+        if _is_ordered(a, blocks):
+            continue
+        size = size_of(axis_size(a))
+        step = tiles[a][0][1] if a in tiles else 1
+        steps = -(-size // step)
+        if steps < 2:
+            continue
+        chunk = -(-steps // wanted) * step
+        result[a] = (("thread", chunk),)
+        wanted //= -(-size // chunk)
+    return result

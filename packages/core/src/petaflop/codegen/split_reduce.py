@@ -44,8 +44,8 @@ def can_split(block: Block) -> bool:
 
 def split_reductions(kernel: Kernel, directives: Iterable[SplitReduce]) -> tuple[Kernel, dict[int, Limit]]:
     """`kernel` with the blocks that directives name cut in two, and the limits of the blocks of partial results."""
-    sizes = {directive.block: directive for directive in directives}
-    if not sizes:
+    splits = {directive.block: directive for directive in directives}
+    if not splits:
         return kernel, {}
     nests: list[tuple[Block, ...]] = []
     temporaries = list(kernel.temporaries)
@@ -54,8 +54,8 @@ def split_reductions(kernel: Kernel, directives: Iterable[SplitReduce]) -> tuple
     for nest in kernel.nests:
         blocks: list[Block] = []
         for block in nest:
-            if number in sizes:
-                pair, limit, rooms = _halves(block, number, sizes[number].size)
+            if number in splits:
+                pair, limit, rooms = _halves(block, splits[number])
                 limits[made + len(blocks)] = limit
                 temporaries += rooms
                 blocks += pair
@@ -67,9 +67,10 @@ def split_reductions(kernel: Kernel, directives: Iterable[SplitReduce]) -> tuple
     return replace(kernel, nests=tuple(nests), temporaries=tuple(temporaries)), limits
 
 
-def _halves(block: Block, number: int, size: int) -> tuple[tuple[Block, Block], Limit, list[Temporary]]:
+def _halves(block: Block, split: SplitReduce) -> tuple[tuple[Block, Block], Limit, list[Temporary]]:
     """The block of partial results, the block that merges them, and the room for them."""
-    first = block.reductions[0].axes[0]
+    number, size = split.block, split.size
+    first = next(a for a in block.reductions[0].axes if a.arg == split.axis)
     count = _count(axis_size(first), size)
     part = axis(f"{first.arg}_part", count)
     states = [state for r in block.reductions for state in r.states]

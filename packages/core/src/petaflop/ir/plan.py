@@ -46,7 +46,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class SplitReduce:
-    """Cut the first reduce axis of `block` into runs of `size`, folded apart and then merged, in another phase."""
+    """Cut a reduce axis of `block` into runs of `size`, folded apart and then merged, in another phase."""
 
     block: int
     axis: str
