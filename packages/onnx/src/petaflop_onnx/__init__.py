@@ -1,3 +1,18 @@
 """petaflop's ONNX importer: a model file becomes a callable from arrays to tensors."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from petaflop_onnx.model import Model, load
+
+__all__ = ["Model", "load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`load` and `Model` on first use: naming the plugin must not import onnx."""
+    if name in __all__:
+        from petaflop_onnx import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,29 @@
+"""The handlers, by kind; importing this package fills the table."""
+
+from petaflop_onnx.operators import (
+    activation,
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    movement,
+    normalize,
+    pooling,
+    quantize,
+    reduce,
+    resize,
+)
+
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "linear",
+    "movement",
+    "normalize",
+    "pooling",
+    "quantize",
+    "reduce",
+    "resize",
+]

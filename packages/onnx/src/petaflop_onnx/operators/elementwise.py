@@ -1,0 +1,251 @@
+"""Elementwise operators: arithmetic, comparison, logic, bits, types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from petaflop import Tensor
+from petaflop.dtype import bool_, to_dtype
+from petaflop_onnx.operators.common import Array, legacy, onnx_dtype
+from petaflop_onnx.table import Call, operator
+
+_UNARY: dict[str, tuple[int, ...]] = {
+    "Abs": (1, 6, 13),
+    "Acos": (7, 22),
+    "Acosh": (9, 22),
+    "Asin": (7, 22),
+    "Asinh": (9, 22),
+    "Atan": (7, 22),
+    "Atanh": (9, 22),
+    "Ceil": (1, 6, 13),
+    "Cos": (7, 22),
+    "Cosh": (9, 22),
+    "Erf": (9, 13),
+    "Exp": (1, 6, 13),
+    "Floor": (1, 6, 13),
+    "IsNaN": (9, 13, 20),
+    "Log": (1, 6, 13),
+    "Neg": (1, 6, 13),
+    "Reciprocal": (1, 6, 13),
+    "Round": (11, 22),
+    "Sign": (9, 13),
+    "Sin": (7, 22),
+    "Sinh": (9, 22),
+    "Sqrt": (1, 6, 13),
+    "Tan": (7, 22),
+    "Tanh": (1, 6, 13),
+}
+
+
+def _unary(name: str) -> Callable[..., Tensor]:
+    """The handler that calls the Tensor method of that name."""
+
+    def handler(_: Call, x: Tensor) -> Tensor:
+        return getattr(x, name)()
+
+    return handler
+
+
+for _name, _since in _UNARY.items():
+    operator(_name, *_since)(_unary(_name.lower()))
+
+
+@operator("Not", 1)
+def _not(_: Call, x: Tensor) -> Tensor:
+    return x.logical_not()
+
+
+@operator("BitwiseNot", 18)
+def _bitwise_not(_: Call, x: Tensor) -> Tensor:
+    return x.bitwise_not()
+
+
+@operator("IsInf", 10, 20)
+def _isinf(call: Call, x: Tensor) -> Tensor:
+    signs = {(1, 1): x.isinf(), (1, 0): x == float("inf"), (0, 1): x == float("-inf"), (0, 0): x != x}
+    wanted = call["detect_positive"], call["detect_negative"]
+    return signs[wanted] if any(wanted) else signs[wanted].logical_and(False)
+
+
+@operator("Identity", 1, 13, 14, 16, 19, 21, 23, 24, 25)
+def _identity(_: Call, x: Tensor) -> Tensor:
+    return x
+
+
+@operator("Dropout", 1, 6)
+@operator("Dropout", 7, 10)
+def _dropout(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
+    if call.version < 7 and not call["is_test"]:
+        raise ValueError("is_test: expected 1, as models are run and not trained, got 0")
+    return x, x.ones_like(dtype=bool_)
+
+
+@operator("Dropout", 12, 13, 22, host=(1, 2))
+def _dropout_training(_: Call, x: Tensor, ratio: Array | None = None, training: Array | None = None) -> Any:
+    if training is not None and training.item() and (ratio is None or ratio.item()):
+        raise ValueError("training_mode: expected false, as models are run and not trained, got true")
+    return x, x.ones_like(dtype=bool_)
+
+
+# ---- arithmetic ----
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
+    """True division on floats, division towards zero on integers."""
+    return a / b if a.dtype.is_float else a.div(b, rounding_mode="trunc")
+
+
+_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": _divide,
+}
+_COMPARE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "And": lambda a, b: a & b,
+    "Or": lambda a, b: a | b,
+    "Xor": lambda a, b: a ^ b,
+    "Equal": lambda a, b: a == b,
+    "Greater": lambda a, b: a > b,
+    "Less": lambda a, b: a < b,
+}
+_SINCE = {
+    "And": (7,),
+    "Or": (7,),
+    "Xor": (7,),
+    "Equal": (7, 11, 13, 19),
+    "Greater": (7, 9, 13),
+    "Less": (7, 9, 13),
+}
+
+
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def handler(_: Call, a: Tensor, b: Tensor) -> Tensor:
+        return function(a, b)
+
+    return handler
+
+
+def _binary_legacy(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def handler(call: Call, a: Tensor, b: Tensor) -> Tensor:
+        return function(a, legacy(call, a, b))
+
+    return handler
+
+
+for _name, _function in _BINARY.items():
+    operator(_name, 7, 13, 14)(_binary(_function))
+    operator(_name, 1, 6)(_binary_legacy(_function))
+for _name, _function in _COMPARE.items():
+    operator(_name, *_SINCE[_name])(_binary(_function))
+    operator(_name, 1)(_binary_legacy(_function))
+
+
+@operator("GreaterOrEqual", 12, 16)
+def _greater_or_equal(_: Call, a: Tensor, b: Tensor) -> Tensor:
+    return a >= b
+
+
+@operator("LessOrEqual", 12, 16)
+def _less_or_equal(_: Call, a: Tensor, b: Tensor) -> Tensor:
+    return a <= b
+
+
+@operator("BitwiseAnd", 18)
+def _bitwise_and(_: Call, a: Tensor, b: Tensor) -> Tensor:
+    return a & b
+
+
+@operator("BitwiseOr", 18)
+def _bitwise_or(_: Call, a: Tensor, b: Tensor) -> Tensor:
+    return a | b
+
+
+@operator("BitwiseXor", 18)
+def _bitwise_xor(_: Call, a: Tensor, b: Tensor) -> Tensor:
+    return a ^ b
+
+
+@operator("BitShift", 11)
+def _bit_shift(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    return a.lshift(b) if call["direction"] == "LEFT" else a.rshift(b)
+
+
+@operator("Mod", 10, 13)
+def _mod(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    return a.fmod(b) if call["fmod"] else a.mod(b)
+
+
+@operator("Pow", 7, 12, 13, 15, either=(1,))
+def _pow(_: Call, x: Tensor, exponent: Tensor | Array) -> Tensor:
+    """x ** exponent, of x's dtype; a constant exponent such as 2 or 0.5 becomes cheap arithmetic."""
+    if isinstance(exponent, Tensor):
+        return x.pow(exponent).cast(x.dtype)
+    power = exponent.item() if exponent.size == 1 else None
+    if power == 2:
+        return x * x
+    if power == 3:
+        return x * x * x
+    if power == 0.5 and x.dtype.is_float:
+        return x.sqrt()
+    return x.pow(Tensor(exponent, device=x.device)).cast(x.dtype)
+
+
+@operator("Pow", 1)
+def _pow_legacy(call: Call, x: Tensor, exponent: Tensor) -> Tensor:
+    return x.pow(legacy(call, x, exponent))
+
+
+def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def handler(_: Call, *parts: Tensor) -> Tensor:
+        total = parts[0]
+        for part in parts[1:]:
+            total = function(total, part)
+        return total
+
+    return handler
+
+
+operator("Max", 1, 6, 8, 12, 13)(_fold(lambda a, b: a.maximum(b)))
+operator("Min", 1, 6, 8, 12, 13)(_fold(lambda a, b: a.minimum(b)))
+operator("Sum", 1, 6, 8, 13)(_fold(lambda a, b: a + b))
+
+
+@operator("Mean", 1, 6, 8, 13)
+def _mean(call: Call, *parts: Tensor) -> Tensor:
+    return _fold(lambda a, b: a + b)(call, *parts) / len(parts)
+
+
+@operator("Where", 9, 16)
+def _where(_: Call, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return a.where(condition, b)
+
+
+# ---- limits and types ----
+
+
+@operator("Clip", 1, 6)
+def _clip_attributes(call: Call, x: Tensor) -> Tensor:
+    return x.clip(call.get("min"), call.get("max"))
+
+
+@operator("Clip", 11, 12, 13)
+def _clip(_: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    x = x if low is None else x.maximum(low)
+    return x if high is None else x.minimum(high)
+
+
+@operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25)
+def _cast(call: Call, x: Tensor) -> Tensor:
+    return x.cast(onnx_dtype(call["to"]))
+
+
+@operator("Cast", 1)
+def _cast_by_name(call: Call, x: Tensor) -> Tensor:
+    return x.cast(to_dtype(call["to"].lower()))
+
+
+@operator("CastLike", 15, 19, 21, 23, 24, 25)
+def _cast_like(_: Call, x: Tensor, like: Tensor) -> Tensor:
+    return x.cast(like.dtype)

@@ -1,0 +1,142 @@
+"""Operators that read or write at computed places."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from petaflop import Tensor
+from petaflop.dtype import int64
+from petaflop_onnx.host import normalize_axis
+from petaflop_onnx.operators.common import Array, numbers
+from petaflop_onnx.table import Call, operator
+
+
+def _wrapped(index: Tensor, size: int) -> Tensor:
+    """Negative places counted from the end."""
+    return (index < 0).where(index + size, index)
+
+
+@operator("Gather", 1, 11, 13, either=(1,))
+def _gather(call: Call, x: Tensor, index: Tensor | Array) -> Tensor:
+    axis = normalize_axis(call["axis"], x.ndim)
+    before = (slice(None),) * axis
+    if not isinstance(index, np.ndarray):
+        return x[(*before, index)]
+    size = x.shape[axis]
+    if index.size and not -size <= index.min() <= index.max() < size:
+        raise ValueError(f"indices: expected {-size} to {size - 1}, got {index.min()} to {index.max()}")
+    if index.ndim == 0:
+        return x[(*before, int(index))]
+    return x[(*before, Tensor(index, device=x.device))]
+
+
+@operator("GatherElements", 11, 13)
+def _gather_elements(call: Call, x: Tensor, index: Tensor) -> Tensor:
+    axis = normalize_axis(call["axis"], x.ndim)
+    return x.gather(axis, _wrapped(index, x.shape[axis]))
+
+
+def _flat_places(index: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Row-major places of index tuples, which lie along the last axis."""
+    place = None
+    for k, size in enumerate(sizes):
+        part = _wrapped(index[..., k], size)
+        place = part if place is None else place * size + part
+    assert place is not None
+    return place
+
+
+@operator("GatherND", 11, 12, 13)
+def _gather_nd(call: Call, x: Tensor, index: Tensor) -> Tensor:
+    batch, depth = call.get("batch_dims", 0), index.shape[-1]
+    lead, sizes, rest = x.shape[:batch], x.shape[batch : batch + depth], x.shape[batch + depth :]
+    rows = math.prod(lead)
+    place = _flat_places(index, tuple(sizes)).reshape(rows, -1)
+    if batch:
+        place = place + (Tensor.arange(rows, device=x.device) * math.prod(sizes)).cast(place.dtype).reshape(
+            -1, 1
+        )
+    table = x.reshape(rows * math.prod(sizes), *rest)
+    return table[place.reshape(-1)].reshape(*index.shape[:-1], *rest)
+
+
+_REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
+
+
+def _scatter_into(x: Tensor, axis: int, index: Tensor, values: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return x.scatter(axis, index, values)
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction: expected none, {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    return x.scatter_reduce(axis, index, values, _REDUCTIONS[reduction])
+
+
+@operator("Scatter", 9)
+@operator("ScatterElements", 11, 13, 16, 18)
+def _scatter_elements(call: Call, x: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    axis = normalize_axis(call["axis"], x.ndim)
+    return _scatter_into(x, axis, _wrapped(index, x.shape[axis]), values, call.get("reduction", "none"))
+
+
+@operator("ScatterND", 11, 13, 16, 18)
+def _scatter_nd(call: Call, x: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    depth = index.shape[-1]
+    sizes, rest = x.shape[:depth], x.shape[depth:]
+    place = _flat_places(index, tuple(sizes)).reshape(-1, 1)
+    width = math.prod(rest)
+    place = place.expand(place.shape[0], width)
+    table = x.reshape(math.prod(sizes), width)
+    rows = values.reshape(place.shape[0], width)
+    return _scatter_into(table, 0, place, rows, call.get("reduction", "none")).reshape(*x.shape)
+
+
+@operator("OneHot", 9, 11, host=(1,))
+def _one_hot(call: Call, index: Tensor, depth: Array, values: Tensor) -> Tensor:
+    count = int(depth.item())
+    axis = normalize_axis(call["axis"], index.ndim + 1)
+    shape = [1] * (index.ndim + 1)
+    shape[axis] = count
+    places = Tensor.arange(count, device=index.device).cast(int64).reshape(*shape)
+    wanted = _wrapped(index.cast(int64), count).unsqueeze(axis)
+    return values[1].where(places == wanted, values[0])
+
+
+@operator("Compress", 9, 11, host=(1,))
+def _compress(call: Call, x: Tensor, condition: Array) -> Tensor:
+    if call.get("axis") is None:
+        x, axis = x.reshape(-1), 0
+    else:
+        axis = normalize_axis(call["axis"], x.ndim)
+    places = np.flatnonzero(condition.ravel()[: x.shape[axis]])
+    return x[(*(slice(None),) * axis, Tensor(places.astype(np.int64), device=x.device))]
+
+
+@operator("ReverseSequence", 10)
+def _reverse_sequence(call: Call, x: Tensor, lengths: Tensor) -> Tensor:
+    time, batch = call["time_axis"], call["batch_axis"]
+    along = [1] * x.ndim
+    along[time] = -1
+    across = [1] * x.ndim
+    across[batch] = -1
+    places = Tensor.arange(x.shape[time], device=x.device).cast(int64).reshape(*along)
+    stop = lengths.cast(int64).reshape(*across)
+    source = (places < stop).where(stop - 1 - places, places)
+    return x.gather(time, source.expand(*x.shape))
+
+
+@operator("CenterCropPad", 18, host=(1,))
+def _center_crop_pad(call: Call, x: Tensor, shape: Array) -> Any:
+    given = call.get("axes")
+    axes = range(x.ndim) if given is None else [normalize_axis(axis, x.ndim) for axis in given]
+    for axis, target in zip(axes, numbers(shape), strict=True):
+        size = x.shape[axis]
+        ranges, widths = [(0, n) for n in x.shape], [(0, 0)] * x.ndim
+        start = max(0, (size - target) // 2)
+        ranges[axis] = (start, start + min(size, target))
+        missing = max(0, target - size)
+        widths[axis] = (missing // 2, missing - missing // 2)
+        x = x.shrink(ranges).pad(tuple(widths))
+    return x

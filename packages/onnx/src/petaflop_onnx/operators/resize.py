@@ -1,0 +1,154 @@
+"""Resize and Upsample: each axis is a weighted sum of gathers at places that the host knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from petaflop import Tensor
+from petaflop_onnx.host import normalize_axis
+from petaflop_onnx.operators.common import Array, numbers
+from petaflop_onnx.table import Call, operator
+
+
+def _half_pixel(out: Array, scale: float, size: int, wanted: int) -> Array:
+    return (out + 0.5) / scale - 0.5
+
+
+def _half_pixel_symmetric(out: Array, scale: float, size: int, wanted: int) -> Array:
+    adjustment = wanted / (scale * size)
+    centre = size / 2
+    return centre * (1 - adjustment) + (out + 0.5) / scale - 0.5
+
+
+def _pytorch_half_pixel(out: Array, scale: float, size: int, wanted: int) -> Array:
+    return (out + 0.5) / scale - 0.5 if wanted > 1 else np.zeros_like(out)
+
+
+def _align_corners(out: Array, scale: float, size: int, wanted: int) -> Array:
+    return out * (size - 1) / (wanted - 1) if wanted > 1 else np.zeros_like(out)
+
+
+def _asymmetric(out: Array, scale: float, size: int, wanted: int) -> Array:
+    return out / scale
+
+
+_PLACES: dict[str, Callable[..., Array]] = {
+    "half_pixel": _half_pixel,
+    "half_pixel_symmetric": _half_pixel_symmetric,
+    "pytorch_half_pixel": _pytorch_half_pixel,
+    "align_corners": _align_corners,
+    "asymmetric": _asymmetric,
+    "tf_half_pixel_for_nn": lambda out, scale, size, wanted: (out + 0.5) / scale,
+}
+_NEAREST: dict[str, Callable[[Array], Array]] = {
+    "round_prefer_floor": lambda place: np.ceil(place - 0.5),
+    "round_prefer_ceil": lambda place: np.floor(place + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+def _cubic(distance: Array, a: float) -> Array:
+    d = np.abs(distance)
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+def _choose(table: dict[str, Any], call: Call, name: str, default: str) -> Any:
+    wanted = call.get(name, default)
+    if wanted not in table:
+        raise ValueError(f"{name}: expected one of {', '.join(table)}, got {wanted!r}")
+    return table[wanted]
+
+
+def _resize_axis(call: Call, x: Tensor, axis: int, scale: float, wanted: int) -> Tensor:
+    """One axis at a new size; the places and weights are constants."""
+    size = x.shape[axis]
+    out = np.arange(wanted, dtype=np.float64)
+    default = "half_pixel" if call.operator == "Resize" and call.version > 10 else "asymmetric"
+    place = _choose(_PLACES, call, "coordinate_transformation_mode", default)(out, scale, size, wanted)
+    if call["mode"] == "nearest":
+        first = "round_prefer_floor" if call.operator == "Resize" and call.version > 10 else "floor"
+        nearest = _choose(_NEAREST, call, "nearest_mode", first)(place)
+        return _take(x, axis, nearest)
+    if call["mode"] == "cubic":
+        a = call["cubic_coeff_a"]
+        offsets, weigh = (-1, 0, 1, 2), lambda distance: _cubic(distance, a)
+    elif call["mode"] in ("linear", "bilinear"):
+        offsets, weigh = (0, 1), lambda distance: np.maximum(0, 1 - np.abs(distance))
+    else:
+        raise ValueError(f"mode: expected nearest, linear or cubic, got {call['mode']!r}")
+    base = np.floor(place)
+    taps = [base + offset for offset in offsets]
+    weights = [weigh(place - tap) for tap in taps]
+    if call["mode"] == "cubic" and call.get("exclude_outside"):
+        weights = [np.where((tap < 0) | (tap >= size), 0, w) for tap, w in zip(taps, weights, strict=True)]
+        total = np.sum(weights, axis=0)
+        weights = [w / total for w in weights]
+    shape = [1] * x.ndim
+    shape[axis] = wanted
+    parts = [
+        _take(x, axis, tap) * Tensor(w.astype(np.float32).reshape(shape), device=x.device).cast(x.dtype)
+        for tap, w in zip(taps, weights, strict=True)
+    ]
+    result = parts[0]
+    for part in parts[1:]:
+        result = result + part
+    return result
+
+
+def _take(x: Tensor, axis: int, places: Array) -> Tensor:
+    clamped = places.clip(0, x.shape[axis] - 1).astype(np.int32)
+    return x[(*(slice(None),) * axis, Tensor(clamped, device=x.device))]
+
+
+def _resize_to(call: Call, x: Tensor, scales: list[float] | None, sizes: list[int] | None) -> Tensor:
+    given = call.get("axes")
+    axes = list(range(x.ndim)) if given is None else [normalize_axis(axis, x.ndim) for axis in given]
+    if sizes is not None:
+        scales, sizes = _from_sizes(call, [x.shape[axis] for axis in axes], sizes)
+    elif scales is not None:
+        sizes = [math.floor(x.shape[axis] * scale) for axis, scale in zip(axes, scales, strict=True)]
+    if scales is None or sizes is None or len(scales) != len(axes) or min(scales) <= 0:
+        raise ValueError(f"scales: expected {len(axes)} positive scales or sizes, got {scales or sizes}")
+    for axis, scale, wanted in zip(axes, scales, sizes, strict=True):
+        if scale != 1 or wanted != x.shape[axis]:
+            x = _resize_axis(call, x, axis, scale, wanted)
+    return x
+
+
+def _from_sizes(call: Call, old: list[int], sizes: list[int]) -> tuple[list[float], list[int]]:
+    scales = [wanted / size for wanted, size in zip(sizes, old, strict=True)]
+    policy = call.get("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch":
+        return scales, sizes
+    scale = min(scales) if policy == "not_larger" else max(scales)
+    return [scale] * len(old), [math.floor(scale * size + 0.5) for size in old]
+
+
+@operator("Resize", 11, 13, 18, 19, host=(1, 2, 3))
+def _resize(
+    call: Call, x: Tensor, _: Array | None = None, scales: Array | None = None, sizes: Array | None = None
+) -> Tensor:
+    if call.get("coordinate_transformation_mode") == "tf_crop_and_resize" or call.get("antialias"):
+        raise ValueError(
+            "mode: expected no antialias and no tf_crop_and_resize, got one of them (not supported)"
+        )
+    by_scale = None if scales is None or scales.size == 0 else numbers(scales)
+    return _resize_to(call, x, by_scale, None if sizes is None or sizes.size == 0 else numbers(sizes))
+
+
+@operator("Resize", 10, host=(1,))
+@operator("Upsample", 9, host=(1,))
+def _upsample(call: Call, x: Tensor, scales: Array) -> Tensor:
+    return _resize_to(call, x, numbers(scales), None)
+
+
+@operator("Upsample", 7)
+def _upsample_attribute(call: Call, x: Tensor) -> Tensor:
+    return _resize_to(call, x, list(call["scales"]), None)

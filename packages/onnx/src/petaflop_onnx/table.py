@@ -1,0 +1,73 @@
+"""The table of operators: (domain, name, since-version) → a few lines of Tensor code. Files in operators/
+fill it.
+
+A handler takes a Call (the node's attributes, with the defaults of ONNX filled in) and the node's inputs:
+Tensors, None for an optional input that is absent, and NumPy arrays at the positions named by `host`, which
+decide shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["TABLE", "Call", "Operator", "nearest", "operator"]
+
+Handler = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One row: `host` positions arrive as arrays, `either` positions do where the value is a constant."""
+
+    name: str
+    since: int
+    handler: Handler
+    host: frozenset[int] = frozenset()
+    either: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler may know of its node besides its inputs."""
+
+    name: str
+    operator: str
+    version: int
+    attributes: Mapping[str, Any]
+    output_count: int
+
+    def __getitem__(self, attribute: str) -> Any:
+        return self.attributes[attribute]
+
+    def get(self, attribute: str, default: Any = None) -> Any:
+        return self.attributes.get(attribute, default)
+
+
+TABLE: dict[tuple[str, str, int], Operator] = {}
+
+
+def operator(
+    name: str, *since: int, host: tuple[int, ...] = (), either: tuple[int, ...] = (), domain: str = ""
+) -> Callable[[Handler], Handler]:
+    """Enter a handler for `name` at each of the since-versions at which it means the same."""
+
+    def enter(handler: Handler) -> Handler:
+        for version in since:
+            row = Operator(name, version, handler, frozenset(host), frozenset(either))
+            assert (domain, name, version) not in TABLE, f"{name}-{version} is entered twice"
+            TABLE[domain, name, version] = row
+        return handler
+
+    return enter
+
+
+def nearest(domain: str, name: str, version: int) -> int | None:
+    """The since-version nearest to `version` that the table has, for error messages."""
+    known = [
+        row.since
+        for (row_domain, row_name, _), row in TABLE.items()
+        if (row_domain, row_name) == (domain, name)
+    ]
+    return min(known, key=lambda since: abs(since - version), default=None)

@@ -1,0 +1,335 @@
+"""Hostile files: one typed one-line error that names file and field, quickly, in bounded memory. No device
+needed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import petaflop_onnx
+from petaflop.errors import FileFormatError
+
+_DATA = Path(__file__).parent / "data"
+
+
+def _info(name: str, *shape: int | str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _model(
+    nodes: list[onnx.NodeProto], weights: list[TensorProto] | None = None, opset: int = 13
+) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "g", [_info("x", 2, 3)], [_info("y", 2, 3)], weights or [])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def _with_weight(weight: TensorProto) -> onnx.ModelProto:
+    weight.name = "w"
+    return _model([helper.make_node("Add", ["x", "w"], ["y"])], [weight])
+
+
+def _valid() -> onnx.ModelProto:
+    return _with_weight(numpy_helper.from_array(np.ones((2, 3), np.float32)))
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_small() -> Iterator[None]:
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    yield
+    assert time.monotonic() - start < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
+
+
+def _refused(path: Path, *parts: str) -> str:
+    with pytest.raises(FileFormatError) as caught:
+        petaflop_onnx.load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path.name}: ") and "\n" not in message and len(message) < 1000
+    for part in parts:
+        assert part in message, message
+    return message
+
+
+def _refused_model(folder: Path, model: onnx.ModelProto, *parts: str) -> str:
+    path = folder / "bad.onnx"
+    path.write_bytes(model.SerializeToString())
+    return _refused(path, *parts)
+
+
+# ---- not a model at all ----
+
+
+def test_empty(tmp_path: Path) -> None:
+    path = tmp_path / "empty.onnx"
+    path.touch()
+    _refused(path, "empty")
+
+
+def test_missing_folder_pipe(tmp_path: Path) -> None:
+    _refused(tmp_path / "none.onnx", "file")
+    _refused(tmp_path, "regular file")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    _refused(tmp_path / "pipe.onnx", "regular file")
+
+
+def test_terabyte(tmp_path: Path) -> None:
+    path = tmp_path / "terabyte.onnx"
+    with path.open("wb") as file:
+        try:
+            file.truncate(1 << 40)  # sparse: no disk is used
+        except OSError:
+            pytest.skip("the file system has no sparse files of a terabyte")
+    _refused(path, "at most")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_bytes(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "random.onnx"
+    path.write_bytes(random.Random(seed).randbytes(1000 * seed + 1))
+    _refused(path)
+
+
+def test_other_formats(tmp_path: Path) -> None:
+    for number, data in enumerate(
+        (b"\x7fELF" + bytes(60), b"PK\x03\x04" + bytes(60), b"{}", b"\n" * 50, b"\x08\x08")
+    ):
+        path = tmp_path / f"other{number}.onnx"
+        path.write_bytes(data)
+        _refused(path)
+
+
+def test_truncated_anywhere(tmp_path: Path) -> None:
+    """Every prefix is refused, or lacks nothing that matters (metadata come last)."""
+    data = _valid().SerializeToString()
+    path = tmp_path / "cut.onnx"
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        _refused(path)
+
+
+def test_truncated_resnet(tmp_path: Path) -> None:
+    data = (_DATA / "resnet50.onnx").read_bytes()
+    path = tmp_path / "cut.onnx"
+    for length in range(1, len(data), len(data) // 40):
+        path.write_bytes(data[:length])
+        _refused(path)
+
+
+def test_flipped_bytes(tmp_path: Path) -> None:
+    """Any one byte changed: a typed error or a model, never another exception."""
+    data = bytearray(_valid().SerializeToString())
+    path = tmp_path / "flipped.onnx"
+    for position in range(len(data)):
+        for value in (0, 0x7F, 0xFF, data[position] ^ 1):
+            changed = bytes(data[:position]) + bytes([value]) + bytes(data[position + 1 :])
+            path.write_bytes(changed)
+            try:
+                petaflop_onnx.load(path)
+            except FileFormatError as error:
+                assert str(error).startswith("flipped.onnx: ")
+
+
+# ---- tensors ----
+
+
+def _weight(**fields: object) -> TensorProto:
+    tensor = TensorProto(data_type=TensorProto.FLOAT)
+    for name, value in fields.items():
+        field = getattr(tensor, name)
+        if isinstance(value, (list, tuple)):
+            field.extend(value)
+        else:
+            setattr(tensor, name, value)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("weight", "parts"),
+    [
+        (_weight(dims=[1 << 31, 1 << 31], raw_data=b"1234"), ["initializer[0] 'w'", "dims"]),
+        (_weight(dims=[1 << 38], raw_data=b"1234"), ["raw_data", "got 4"]),
+        (_weight(dims=[1 << 62, 1 << 62, 0]), ["dims"]),
+        (_weight(dims=[-1], raw_data=b"1234"), ["dims", "[-1]"]),
+        (_weight(dims=[1] * 1000, raw_data=b"1234"), ["dims"]),
+        (_weight(dims=[2], raw_data=b"1234"), ["expected 8 bytes", "got 4"]),
+        (_weight(dims=[1], raw_data=b"1234", float_data=[1.0]), ["one kind of data"]),
+        (_weight(dims=[1], int32_data=[1]), ["float_data"]),
+        (_weight(dims=[3], float_data=[1.0]), ["expected 3 values"]),
+        (_weight(dims=[2]), ["got 0"]),
+        (_weight(dims=[1], data_type=99, raw_data=b"1234"), ["data_type"]),
+        (_weight(dims=[1], data_type=TensorProto.STRING), ["data_type", "STRING"]),
+    ],
+)
+def test_bad_weights(tmp_path: Path, weight: TensorProto, parts: list[str]) -> None:
+    _refused_model(tmp_path, _with_weight(weight), *parts)
+
+
+def _external(location: str, size: int = 24, **entries: str) -> TensorProto:
+    tensor = _weight(dims=[2, 3], data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, "length": str(size), **entries}.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def test_external_data(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "w.bin").write_bytes(bytes(8) + np.full(6, 2, np.float32).tobytes())
+    model = _with_weight(_external("weights/w.bin", offset="8"))
+    path = tmp_path / "good.onnx"
+    path.write_bytes(model.SerializeToString())
+    np.testing.assert_array_equal(
+        petaflop_onnx.load(path)({"x": np.ones((2, 3), np.float32)})["y"].numpy(), 3
+    )
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "../w.bin",
+        "/etc/passwd",
+        "a/../../w.bin",
+        "w\0.bin",
+        "",
+        "./w.bin",
+        "link.bin",
+        "/dev/zero",
+        "none.bin",
+        "pipe",
+    ],
+)
+def test_external_paths(tmp_path: Path, location: str) -> None:
+    outside = tmp_path / "w.bin"
+    outside.write_bytes(bytes(24))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "link.bin").symlink_to(outside)
+    os.mkfifo(folder / "pipe")
+    _refused_model(folder, _with_weight(_external(location)), "external_data.location")
+
+
+@pytest.mark.parametrize(
+    "entries", [{"offset": "1"}, {"offset": "-8"}, {"length": "1" * 30}, {"length": "8"}, {"x": "1"}]
+)
+def test_external_sizes(tmp_path: Path, entries: dict[str, str]) -> None:
+    (tmp_path / "w.bin").write_bytes(bytes(24))
+    _refused_model(tmp_path, _with_weight(_external("w.bin", **entries)), "external_data")
+
+
+# ---- graphs ----
+
+
+def _relu(source: str, target: str) -> onnx.NodeProto:
+    return helper.make_node("Relu", [source], [target])
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """One length-delimited field of a protobuf message."""
+    size, prefix = len(data), bytearray([number << 3 | 2])
+    while size > 127:
+        prefix.append(size & 127 | 128)
+        size >>= 7
+    return bytes(prefix) + bytes([size]) + data
+
+
+def test_if_nested_60_deep(tmp_path: Path) -> None:
+    """Written byte by byte, since protobuf itself refuses to build it."""
+    graph = b""
+    for _ in range(60):
+        attribute = _field(1, b"then_branch") + _field(6, graph) + b"\xa0\x01\x05"
+        graph = _field(1, _field(1, b"c") + _field(2, b"y") + _field(4, b"If") + _field(5, attribute))
+    path = tmp_path / "deep.onnx"
+    path.write_bytes(b"\x08\x08" + _field(7, graph) + _field(8, _field(1, b"") + b"\x10\x0d"))
+    _refused(path)
+
+
+def _nested_if(depth: int) -> onnx.NodeProto:
+    node = _relu("x", "y")
+    other = helper.make_graph([node], "b", [], [_info("y", 2, 3)])
+    for _ in range(depth):
+        branch = helper.make_graph([node], "b", [], [_info("y", 2, 3)])
+        node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=other)
+    return node
+
+
+_GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], list[str]]] = {
+    "cycle": (lambda: _model([_relu("b", "a"), _relu("a", "b"), _relu("b", "y")]), ["cycle"]),
+    "itself": (lambda: _model([_relu("y", "y")]), ["cycle"]),
+    "missing input": (lambda: _model([_relu("nowhere", "y")]), ["node[0]", "'nowhere'"]),
+    "no input": (lambda: _model([_relu("", "y")]), ["node[0]", "input"]),
+    "two inputs": (lambda: _model([helper.make_node("Relu", ["x", "x"], ["y"])]), ["expected 1 to 1"]),
+    "no output": (lambda: _model([_relu("x", "z")]), ["graph.output[0]", "'y'"]),
+    "defined twice": (lambda: _model([_relu("x", "y"), _relu("x", "y")]), ["node[1]", "'y' again"]),
+    "redefined input": (lambda: _model([_relu("y", "x"), _relu("x", "y")]), ["'x' again"]),
+    "new opset": (lambda: _model([_relu("x", "y")], opset=9999), ["opset_import", "9999"]),
+    "opset 0": (lambda: _model([_relu("x", "y")], opset=0), ["opset_import"]),
+    "unknown domain": (
+        lambda: _model([helper.make_node("Relu", ["x"], ["y"], domain="com.example")]),
+        ["com.example::Relu", "not in opset_import"],
+    ),
+    "unknown operators": (
+        lambda: _model([helper.make_node("Foo", ["x"], ["a"]), helper.make_node("Bar", ["a"], ["y"])]),
+        ["Foo-13", "Bar-13"],
+    ),
+    "unknown attribute": (
+        lambda: _model([helper.make_node("Relu", ["x"], ["y"], slope=1)]),
+        ["attribute 'slope'"],
+    ),
+    "attribute type": (
+        lambda: _model([helper.make_node("Softmax", ["x"], ["y"], axis=0.5)]),
+        ["attribute 'axis'", "expected INT, got FLOAT"],
+    ),
+    "missing attribute": (lambda: _model([helper.make_node("Cast", ["x"], ["y"])]), ["attribute to"]),
+    "nested If": (lambda: _model([_nested_if(3)]), ["If"]),
+}
+
+
+@pytest.mark.parametrize("case", _GRAPHS)
+def test_bad_graphs(tmp_path: Path, case: str) -> None:
+    make, parts = _GRAPHS[case]
+    _refused_model(tmp_path, make(), *parts)
+
+
+def test_old_versions_are_named_in_the_error(tmp_path: Path) -> None:
+    node = helper.make_node("Upsample", ["x", "s"], ["y"])
+    scales = numpy_helper.from_array(np.ones(2, np.float32), "s")
+    _refused_model(tmp_path, _model([node], [scales], opset=10), "Upsample-10")
+
+
+def test_a_bomb_is_refused_before_it_is_computed(tmp_path: Path) -> None:
+    shape = numpy_helper.from_array(np.asarray([1 << 20, 1 << 20, 1 << 10, 2, 3], np.int64), "s")
+    model = _model([helper.make_node("Expand", ["x", "s"], ["z"]), _relu("z", "y")], [shape])
+    path = tmp_path / "bomb.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(FileFormatError, match="bytes for one value"):
+        petaflop_onnx.load(path)({"x": np.ones((2, 3), np.float32)})
+
+
+def test_a_constant_bomb_is_refused_when_loaded(tmp_path: Path) -> None:
+    shape = numpy_helper.from_array(np.asarray([1 << 31, 1 << 31], np.int64), "s")
+    nodes = [helper.make_node("ConstantOfShape", ["s"], ["z"]), helper.make_node("Add", ["x", "z"], ["y"])]
+    _refused_model(tmp_path, _model(nodes, [shape]), "bytes for one value")
+
+
+def test_bad_values_name_the_node(tmp_path: Path) -> None:
+    node = helper.make_node("Transpose", ["x"], ["y"], name="turn", perm=[0, 7])
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(_model([node]).SerializeToString())
+    with pytest.raises(FileFormatError, match=r"bad.onnx: node 'turn' \(Transpose-13\): .*float32\[2, 3\]"):
+        petaflop_onnx.load(path)({"x": np.ones((2, 3), np.float32)})
+
+
+def test_an_unsorted_graph_runs(tmp_path: Path) -> None:
+    path = tmp_path / "unsorted.onnx"
+    path.write_bytes(_model([_relu("b", "y"), _relu("a", "b"), _relu("x", "a")]).SerializeToString())
+    x = np.asarray([[-1, 0, 1], [2, -3, 4]], np.float32)
+    np.testing.assert_array_equal(petaflop_onnx.load(path)({"x": x})["y"].numpy(), x.clip(0))
