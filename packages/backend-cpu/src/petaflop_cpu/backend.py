@@ -14,13 +14,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from petaflop.config import config
-from petaflop.device.backend import Backend, Capabilities, Launch
-from petaflop.errors import CompileError
-from petaflop.ir.loops import Loops, Signature
-from petaflop.ir.target import Target
-from petaflop.render import llvm as renderer
-from petaflop_cpu.jit import Compiler, Library
+from petaflop.plugin_api import (
+    Backend,
+    Capabilities,
+    CompileError,
+    DiskCache,
+    Launch,
+    Loops,
+    Signature,
+    Target,
+    config,
+    render_llvm,
+)
+from petaflop_cpu.jit import Compiler, Library, compiler_version
 from petaflop_cpu.launch import CpuLaunch, CpuReplay
 from petaflop_cpu.mathlib import SIN_HUGE, prelude, sin_huge_source
 from petaflop_cpu.memory import Memory, size_class
@@ -40,7 +46,7 @@ class CpuBackend(Backend):
     """The device `cpu`."""
 
     name = "cpu"
-    version = "1"
+    version = f"1, {compiler_version()}"
     capabilities = Capabilities(
         dtypes=dict.fromkeys(_NATIVE, "native") | dict.fromkeys(_EMULATED, "emulated"),
         unified_memory=True,
@@ -93,7 +99,7 @@ class CpuBackend(Backend):
 
     def render(self, loops: Loops) -> str:
         """LLVM IR text, with the math functions that it calls."""
-        return renderer.render(loops, self.target, prelude)
+        return render_llvm(loops, self.target, prelude)
 
     def compile(self, source: str) -> bytes:
         """IR text as an object file, followed by the text itself for `assembly`."""
@@ -130,12 +136,23 @@ class CpuBackend(Backend):
 
     @property
     def runtime(self) -> Library:
-        """The native code that all kernels share, compiled by the first launch."""
+        """The native code that all kernels share; compiled by the first launch, unless it is on disk."""
         with self._lock:
             if self._runtime is None:
                 source = runner_source(self.target.triple) + sin_huge_source()
-                self._runtime = Library(self._compiler.compile(source), (*SYMBOLS, SIN_HUGE))
+                self._runtime = Library(self._cached(source), (*SYMBOLS, SIN_HUGE))
             return self._runtime
+
+    def _cached(self, source: str) -> bytes:
+        if not config.cache:
+            return self._compiler.compile(source)
+        cache = DiskCache(config.cache_dir)
+        key = "|".join((self.name, self.version, self.target.key, source))
+        found = cache.get(key)
+        binary = found[0] if found else self._compiler.compile(source)
+        if not found:
+            cache.put(key, binary, "")
+        return binary
 
     def working_memory(self, size: int, slots: int) -> int:
         """`slots` times `size` bytes that launches take turns with; never moved and never freed."""

@@ -14,10 +14,9 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-from petaflop.errors import CompileError
-from petaflop.ir.target import Target
+from petaflop.plugin_api import CompileError, Target
 
-__all__ = ["Compiler", "Library"]
+__all__ = ["Compiler", "Library", "compiler_version"]
 
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
@@ -33,6 +32,11 @@ _PASSES = (
     "dead_code_elimination",
     "global_dead_code_eliminate",
 )
+
+
+def compiler_version() -> str:
+    """The version of LLVM, for cache keys."""
+    return "LLVM " + ".".join(map(str, llvm.llvm_version_info))
 
 
 def _unlocked(name: str) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from petaflop.ir.loops import Signature
+from petaflop.plugin_api import Signature
 from petaflop_cpu.jit import Library
 from petaflop_cpu.mathlib import SIN_HUGE
 from petaflop_cpu.memory import size_class

@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Sequence, Set
 
-from petaflop.errors import CompileError
+from petaflop.plugin_api import CompileError
 from petaflop_cpu import coefficients
 
 __all__ = ["SIN_HUGE", "prelude", "sin_huge_source"]

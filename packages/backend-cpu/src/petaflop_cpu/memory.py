@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 
-from petaflop.errors import DeviceError, DeviceMemoryError
+from petaflop.plugin_api import DeviceError, DeviceMemoryError
 
 __all__ = ["PRIVATE", "Memory"]
 

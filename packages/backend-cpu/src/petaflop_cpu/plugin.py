@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from petaflop.device.backend import Backend, DeviceInfo
-from petaflop.plugins.hookspecs import hookimpl
+from petaflop.plugin_api import Backend, DeviceInfo, hookimpl
 
 __all__ = ["petaflop_backend", "petaflop_probe"]
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from petaflop.graph.ops import Native
-from petaflop.ir.target import MatrixInstruction, Target
+from petaflop.plugin_api import MatrixInstruction, Native, Target
 from petaflop_cpu.threads import available_threads
 
 __all__ = ["TARGETS", "host_target", "named_target"]

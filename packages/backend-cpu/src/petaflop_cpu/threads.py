@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from petaflop.config import config
-from petaflop.errors import DeviceError
+from petaflop.plugin_api import DeviceError, config
 from petaflop_cpu.jit import Library
 from petaflop_cpu.memory import PRIVATE
 from petaflop_cpu.runner import FIELDS, TEAM_BYTES

@@ -8,6 +8,7 @@ from petaflop.codegen.lower import lower
 from petaflop.codegen.planner import default_plan, naive_plan
 from petaflop.config import Config, config
 from petaflop.device.backend import Backend, Capabilities, DeviceInfo, Launch, Replay
+from petaflop.device.cache import DiskCache
 from petaflop.dtype import DTYPES, DType, promote, to_dtype
 from petaflop.errors import (
     ArgumentError,
@@ -70,6 +71,7 @@ __all__ = [
     "DeviceInfo",
     "DeviceMemoryError",
     "Dim",
+    "DiskCache",
     "Expr",
     "FileFormatError",
     "ImportedModel",
