@@ -10,7 +10,7 @@ __all__ = ["substitute"]
 
 
 def substitute(roots: Sequence[Node], mapping: Mapping[Node, Node]) -> list[Node]:
-    """`roots` with nodes replaced and all that depends on them rebuilt, realized or not; shapes must agree."""
+    """`roots` with nodes replaced and all that depends on them rebuilt, realized or not."""
     done: dict[Node, Node] = dict(mapping)
     for node in toposort(roots, through_realized=True):
         if node not in done:

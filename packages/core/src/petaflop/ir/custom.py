@@ -1,7 +1,8 @@
 """Templates of CUSTOM nodes: a kernel that a user wrote, or a value with a gradient that a user gave.
 
-`node.arg` of a CUSTOM node is a Template. With `kernel` true the node is one kernel of its own, made of the blocks
-that the template builds; otherwise it is the value of its first source, and the others matter to gradients only.
+`node.arg` of a CUSTOM node is a Template. With `kernel` true the node is one kernel of its own, made of the
+blocks that the template builds; otherwise it is the value of its first source, and the others matter to
+gradients only.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def product_dtype(dtype: DType) -> DType:
     return lower if lower is not None and dtype.is_float and dtype.itemsize <= 4 else dtype
 
 
-class autocast(contextlib.ContextDecorator):  # noqa: N801 - the name users of PyTorch know
+class autocast(contextlib.ContextDecorator):
     """Products inside the block take float32 operands as `dtype` and give that dtype; sums stay in float32.
 
     A context manager and a decorator. Parameters keep their own dtype; their gradients have it too.
