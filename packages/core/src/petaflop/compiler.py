@@ -106,14 +106,29 @@ def _build(kernel: Kernel, digest: str, backend: Backend) -> Program:
     if cache is not None:
         cache.put(entry, binary, loops.signature.to_json())
     profile.record_compile(
-        name, kernel, backend.name, clock.seconds, False, plan, loops, source, lambda: backend.assembly(binary)
+        name,
+        kernel,
+        backend.name,
+        clock.seconds,
+        False,
+        plan,
+        loops,
+        source,
+        lambda: backend.assembly(binary),
     )
     return Program(name, kernel, launch)
 
 
 def _cache_key(digest: str, backend: Backend) -> str:
     assert backend.target is not None
-    parts: tuple[Any, ...] = (digest, backend.name, backend.version, backend.target.key, __version__, OP_SPEC_VERSION)
+    parts: tuple[Any, ...] = (
+        digest,
+        backend.name,
+        backend.version,
+        backend.target.key,
+        __version__,
+        OP_SPEC_VERSION,
+    )
     return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Every environment variable that petaflop reads, in one table; nothing else in core reads the environment.
 
-`config.debug` and its like are read once, when this module is imported; `overrides(...)` changes them for a block.
+`config.debug` and its like are read once, when this module is imported; `overrides(...)` changes them for a
+block.
 """
 
 from __future__ import annotations
@@ -40,16 +41,30 @@ def _cache_root() -> Path:
 
 
 VARIABLES: tuple[Variable, ...] = (
-    Variable("PETAFLOP_DEVICE", "device", str, "", "default device; else `cpu` if installed, else `reference`"),
+    Variable(
+        "PETAFLOP_DEVICE", "device", str, "", "default device; else `cpu` if installed, else `reference`"
+    ),
     Variable("PETAFLOP_DEBUG", "debug", int, 0, "1 kernels, 2 timings, 3 loops, 4 source, 5 assembly"),
     Variable("PETAFLOP_FUSE", "fuse", _flag, True, "0 runs one kernel per operation (slow; a check)"),
     Variable("PETAFLOP_CHECK", "check", str, "", "`nan` stops at the first kernel that makes a NaN"),
     Variable("PETAFLOP_VERIFY", "verify", _flag, False, "1 verifies every IR between the stages"),
     Variable("PETAFLOP_CACHE", "cache", _flag, True, "0 turns the disk cache of compiled kernels off"),
-    Variable("PETAFLOP_CACHE_DIR", "cache_dir", Path, None, "folder of the disk cache; default `~/.cache/petaflop`"),
-    Variable("PETAFLOP_CACHE_MB", "cache_mb", int, 1024, "size in MB at which the disk cache drops its oldest files"),
-    Variable("PETAFLOP_THREADS", "threads", int, 0, "threads of the CPU backend; 0 means one per available core"),
-    Variable("PETAFLOP_TUNE", "tune", _flag, False, "1 measures plans and keeps the best in the tuning database"),
+    Variable(
+        "PETAFLOP_CACHE_DIR", "cache_dir", Path, None, "folder of the disk cache; default `~/.cache/petaflop`"
+    ),
+    Variable(
+        "PETAFLOP_CACHE_MB",
+        "cache_mb",
+        int,
+        1024,
+        "size in MB at which the disk cache drops its oldest files",
+    ),
+    Variable(
+        "PETAFLOP_THREADS", "threads", int, 0, "threads of the CPU backend; 0 means one per available core"
+    ),
+    Variable(
+        "PETAFLOP_TUNE", "tune", _flag, False, "1 measures plans and keeps the best in the tuning database"
+    ),
     Variable("PETAFLOP_DISABLE_PLUGINS", "disable_plugins", _names, (), "entry or package names, or `*`"),
     Variable("PETAFLOP_TOOLS", "tools", _names, (), "observer plugins (`petaflop.tools.v1`) to load"),
 )

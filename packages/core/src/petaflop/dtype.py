@@ -43,7 +43,8 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """One element type. `kind` is `b` (bool), `u`, `i` or `f`; compared by identity, since each exists once."""
+    """One element type. `kind` is `b` (bool), `u`, `i` or `f`; compared by identity, since each exists
+    once."""
 
     name: str
     kind: str
@@ -168,8 +169,9 @@ def _float_rank(dtype: DType) -> tuple[int, int]:
 def promote(a: DType, b: DType) -> DType:
     """The dtype of an operation on two tensors, by PyTorch's rules.
 
-    bool < unsigned < signed < float by kind; float16 with bfloat16 gives float32. An unsigned with a signed integer
-    gives the least signed type that holds both (PyTorch leaves uint16–uint64 undefined there), int64 at most.
+    bool < unsigned < signed < float by kind; float16 with bfloat16 gives float32. An unsigned with a signed
+    integer gives the least signed type that holds both (PyTorch leaves uint16–uint64 undefined there), int64
+    at most.
 
     >>> promote(uint8, int8), promote(int64, float16)
     (petaflop.int16, petaflop.float16)

@@ -1,8 +1,9 @@
 """`jit`: capture one call of a function as a single schedule, and replay it at the cost of one native call.
 
-The function runs once on placeholders while nothing is computed; what it returned, assigned and put into `.grad`
-becomes the results of one graph. Tensors it closes over are bound by identity: a replay reads their contents of that
-moment, and assignments persist. What a capture cannot hold is a JitError, never a wrong result.
+The function runs once on placeholders while nothing is computed; what it returned, assigned and put into
+`.grad` becomes the results of one graph. Tensors it closes over are bound by identity: a replay reads their
+contents of that moment, and assignments persist. What a capture cannot hold is a JitError, never a wrong
+result.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from petaflop import realize as runtime
 from petaflop.config import config
 from petaflop.device.backend import Backend, Replay
 from petaflop.device.buffer import Buffer
-from petaflop.device.registry import get_backend
+from petaflop.device.registry import default_device, get_backend
 from petaflop.errors import JitError
 from petaflop.graph.node import Node, buffer_leaf, duplicate, toposort
 from petaflop.graph.ops import Op
@@ -59,7 +60,8 @@ def _flatten(value: Any, tensors: list[Tensor], where: str) -> Any:
         hash(value)
     except TypeError:
         raise JitError(
-            f"jit: expected {where} of tensors and hashable values, got {type(value).__name__}; wrap it in a Tensor"
+            f"jit: expected {where} of tensors and hashable values, "
+            f"got {type(value).__name__}; wrap it in a Tensor"
         ) from None
     return (type(value), value)
 
@@ -90,7 +92,9 @@ class _Capture:
     states: dict[int, Tensor] = field(default_factory=dict)  # slot → closed-over tensor
     fixed: dict[int, Buffer] = field(default_factory=dict)  # slot → memory nobody else can change
     outputs: list[tuple[Node, int]] = field(default_factory=list)  # (node, slot) of each returned tensor
-    assigned: list[tuple[Tensor | int, Node, int]] = field(default_factory=list)  # (tensor or argument, node, slot)
+    assigned: list[tuple[Tensor | int, Node, int]] = field(
+        default_factory=list
+    )  # (tensor or argument, node, slot)
     gradients: list[tuple[Tensor, Node | None, int]] = field(default_factory=list)
     expected_gradients: list[tuple[Tensor, bool]] = field(default_factory=list)
     overwritten: set[int] = field(default_factory=set)  # slots of given buffers that are written in place
@@ -105,7 +109,8 @@ class _Capture:
 
 
 class Jit(Generic[Parameters, Result]):
-    """A function whose first call with each kind of arguments is captured, and later ones replayed; see `jit`."""
+    """A function whose first call with each kind of arguments is captured, and later ones replayed; see
+    `jit`."""
 
     def __init__(self, function: Callable[Parameters, Result]) -> None:
         functools.update_wrapper(self, function)
@@ -138,10 +143,11 @@ class Jit(Generic[Parameters, Result]):
 def jit(function: Callable[Parameters, Result]) -> Jit[Parameters, Result]:
     """Capture the first call of `function` and replay it afterwards, without Python work on the graph.
 
-    Arguments and results may be tensors and hashable values, nested in lists, tuples and dicts. Another shape, dtype,
-    device or plain value captures anew; a bound `Variable` may change freely. Tensors that the function closes over
-    are read anew each time, assignments to them (and `.grad`) persist, random numbers go on. Results never share
-    memory with earlier ones. Reading a value inside (`item`, `numpy`, `if tensor:`) raises JitError.
+    Arguments and results may be tensors and hashable values, nested in lists, tuples and dicts. Another
+    shape, dtype, device or plain value captures anew; a bound `Variable` may change freely. Tensors that the
+    function closes over are read anew each time, assignments to them (and `.grad`) persist, random numbers go
+    on. Results never share memory with earlier ones. Reading a value inside (`item`, `numpy`, `if tensor:`)
+    raises JitError.
 
     >>> double = jit(lambda x: x * 2)
     >>> double(Tensor([1.0, 2.0])).tolist()
@@ -151,6 +157,8 @@ def jit(function: Callable[Parameters, Result]) -> Jit[Parameters, Result]:
 
 
 def _capture(function: Callable[..., Any], structure: Any, tensors: Sequence[Tensor]) -> _Capture:
+    for device in {t.device for t in tensors} or {default_device()}:
+        Tensor._state(device)
     for tensor in live_tensors():
         tensor.node  # noqa: B018 - a gradient target makes its leaf at first sight; not during the capture
     before = {id(t): (t, t._node, t.grad) for t in live_tensors()}
@@ -189,7 +197,9 @@ def _assemble(
     changed = [(t, t._node) for t, node, _ in before.values() if t._node is not node]
     gradients = [(t, t.grad) for t, _, grad in before.values() if t.grad is not grad]
     absent = [(t, grad is None) for t, _, grad in before.values() if t.grad is not grad]
-    moved = [(n, s._node) for n, s in enumerate(stand_ins) if s._node not in leaves and not _is_leaf(s, leaves)]
+    moved = [
+        (n, s._node) for n, s in enumerate(stand_ins) if s._node not in leaves and not _is_leaf(s, leaves)
+    ]
     _refuse_survivors(before, stand_ins, returned, [g for _, g in gradients if g is not None])
     own = {node for _, node in changed} | {node for _, node in moved}
     outputs = [duplicate(t._node) if t._node.is_realized or t._node in own else t._node for t in returned]
@@ -197,14 +207,18 @@ def _assemble(
     grads = [(t, None if g is None else duplicate(g._node)) for t, g in gradients]
     assigned: list[tuple[Tensor | int, Node]] = [(t, _storable(node)) for t, node in changed]
     assigned += [(n, _storable(node)) for n, node in moved]
-    roots = list(dict.fromkeys([*outputs, *(n for _, n in assigned), *(n for _, n in grads if n is not None)]))
+    roots = list(
+        dict.fromkeys([*outputs, *(n for _, n in assigned), *(n for _, n in grads if n is not None)])
+    )
     order = toposort(roots)
     old: dict[Node, Tensor] = {}
     for t, node, _ in before.values():
         old[node] = t
         if t.requires_grad and node.op is Op.REALIZE and node.sources[0].is_realized:
             old[node.sources[0]] = t  # the memory below a gradient target's own leaf
-    waiting = [n for n in order if n in old and n.buffer is None and n.op not in _CONSTANTS and n not in roots]
+    waiting = [
+        n for n in order if n in old and n.buffer is None and n.op not in _CONSTANTS and n not in roots
+    ]
     runtime.realize_nodes(waiting)
     order = toposort(roots)
     backend = _backend(order, roots, stand_ins)
@@ -307,7 +321,9 @@ def _readable(node: Node, bindings: Mapping[Expr, int]) -> Buffer:
     buffer: Buffer = node.memory()
     for variable, size in buffer.variables.items():
         if bindings.get(variable, size) != size:
-            raise JitError(f"jit: expected values computed with {variable}={bindings[variable]}, got {variable}={size}")
+            raise JitError(
+                f"jit: expected values computed with {variable}={bindings[variable]}, got {variable}={size}"
+            )
     return buffer
 
 
@@ -378,7 +394,9 @@ def _deliver(
 
     def leaf(node: Node, slot: int) -> Node:
         buffer = buffers[slot]
-        buffer.variables = {v: bindings[v] for v in bindings} if any(isinstance(d, Expr) for d in node.shape) else {}
+        buffer.variables = (
+            {v: bindings[v] for v in bindings} if any(isinstance(d, Expr) for d in node.shape) else {}
+        )
         return buffer_leaf(buffer, node.dtype, node.shape, name)
 
     for slot in capture.overwritten:

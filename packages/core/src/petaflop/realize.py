@@ -1,7 +1,7 @@
 """The driver: nodes that somebody asked for → schedule → kernels → launches → buffers.
 
-Schedules are cached by structure: a graph that is built again finds its kernels, ready to launch, by one dictionary
-look-up. `to_host` and `from_host` are the ways in and out.
+Schedules are cached by structure: a graph that is built again finds its kernels, ready to launch, by one
+dictionary look-up. `to_host` and `from_host` are the ways in and out.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ __all__ = [
     "allocate",
     "deferring",
     "from_host",
+    "is_deferred",
     "lock",
     "needed_later",
     "prepare",
@@ -72,7 +73,8 @@ _mode = _Mode()
 
 
 def register_live_nodes(function: Callable[[], Iterable[Node]]) -> None:
-    """Tell the driver how to find the node of every tensor that is alive: they decide what may be overwritten."""
+    """Tell the driver how to find the node of every tensor that is alive: they decide what may be
+    overwritten."""
     global _live
     _live = function
 
@@ -100,7 +102,8 @@ def realize_nodes(nodes: Sequence[Node], device: str | None = None) -> None:
 
 
 def _forget_rebound() -> None:
-    """A node that was computed with other values of its variables than those bound now is to be computed again."""
+    """A node that was computed with other values of its variables than those bound now is to be computed
+    again."""
     for node, bindings in list(_symbolic.items()):
         if any(variable.value != size for variable, size in bindings.items()):
             node.buffer = None
@@ -203,7 +206,8 @@ def _may_overwrite(order: Sequence[Node], roots: Sequence[Node]) -> set[Node]:
 
 
 def needed_later(roots: set[Node]) -> set[int]:
-    """Identities of the buffers (and unrealized nodes) that live tensors can still read, `roots` being computed."""
+    """Identities of the buffers (and unrealized nodes) that live tensors can still read, `roots` being
+    computed."""
     needed: set[int] = set()
     seen: set[Node] = set()
     stack = [node for node in _live() if node not in roots]
@@ -284,8 +288,8 @@ def _check_nan(program: Program, buffers: Sequence[Buffer]) -> None:
             count = int(np.isnan(data).sum())
             if count:
                 raise NumericsError(
-                    f"kernel {program.name}: expected no NaN in {argument.name} {list(argument.shape)}, got {count} of "
-                    f"{data.size}; asked for at {profile.user_line()}\n{program.kernel}"
+                    f"kernel {program.name}: expected no NaN in {argument.name} {list(argument.shape)}, "
+                    f"got {count} of {data.size}; asked for at {profile.user_line()}\n{program.kernel}"
                 )
 
 
@@ -299,8 +303,8 @@ def _checked(node: Node, bindings: Mapping[Expr, int]) -> Buffer:
         for variable, size in buffer.variables.items():
             if bindings.get(variable, size) != size:
                 raise GradientError(
-                    f"read: expected a value computed with {variable.arg}={bindings[variable]}, got one computed with "
-                    f"{variable.arg}={size}; compute it again after bind()"
+                    f"read: expected a value computed with {variable.arg}={bindings[variable]}, "
+                    f"got one computed with {variable.arg}={size}; compute it again after bind()"
                 )
     return buffer
 
@@ -317,6 +321,11 @@ def _finish(node: Node, buffer: Buffer, bindings: Mapping[Expr, int], overwrote:
         profile.record_tensor(id(buffer), f"{node.dtype}{list(node.shape)}")
 
 
+def is_deferred() -> bool:
+    """Whether this thread is inside a `deferring` block."""
+    return _mode.deferred
+
+
 @contextlib.contextmanager
 def deferring() -> Iterator[None]:
     """A block in which nothing is computed: realizing waits, and reading a value is a JitError."""
@@ -331,7 +340,8 @@ def deferring() -> Iterator[None]:
 
 
 def from_host(array: np.ndarray[Any, Any], device: str | None = None, borrow: bool = False) -> Node:
-    """A leaf with the values of `array`; `borrow` shares its memory where the device can and the array allows."""
+    """A leaf with the values of `array`; `borrow` shares its memory where the device can and the array
+    allows."""
     backend = get_backend(device)
     dtype = from_numpy_dtype(array.dtype)
     if not array.dtype.isnative:
@@ -346,11 +356,12 @@ def from_host(array: np.ndarray[Any, Any], device: str | None = None, borrow: bo
 
 
 def to_host(node: Node, share: bool = False) -> np.ndarray[Any, Any]:
-    """The values of a node as an array; `share` gives the memory itself, read-only, where the device allows."""
+    """The values of a node as an array; `share` gives the memory itself, read-only, where the device
+    allows."""
     if _mode.deferred:
         raise JitError(
-            "read: expected a jitted function to return tensors, got one that reads a value while it is captured "
-            "(item, numpy, bool, …); return the tensor and read it outside"
+            "read: expected a jitted function to return tensors, got one that reads a value while it "
+            "is captured (item, numpy, bool, …); return the tensor and read it outside"
         )
     realize_nodes((node,), node.device)
     buffer: Buffer = node.memory()

@@ -1,7 +1,7 @@
 """The backend contract, at three depths: interpret a Kernel, render its loops, or also tune the plan.
 
-A backend is an object; its last lines name its parts. Opening one must not compile anything; a backend whose device
-is missing raises DeviceError from its factory, in words that say what to install.
+A backend is an object; its last lines name its parts. Opening one must not compile anything; a backend whose
+device is missing raises DeviceError from its factory, in words that say what to install.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class DeviceInfo:
 
 
 class Backend:
-    """What a backend package subclasses. Override `interpret`, or give `target`, `render`, `compile` and `load`.
+    """What a backend package subclasses. Override `interpret`, or give `target`, `render`, `compile` and
+    `load`.
 
     name          what the user types: "cpu", "mychip"
     target        the device as data; None means that kernels are interpreted
@@ -108,7 +109,9 @@ class Backend:
 
     def interpret(self, kernel: Kernel) -> Launch:
         """Run a Kernel any way you like."""
-        raise DeviceError(f"{self.name}: expected `interpret` or a `target` with `render`, `compile` and `load`")
+        raise DeviceError(
+            f"{self.name}: expected `interpret` or a `target` with `render`, `compile` and `load`"
+        )
 
     # ---- depth 2: render ----
 

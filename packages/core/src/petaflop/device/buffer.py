@@ -18,8 +18,8 @@ _usage = {"bytes": 0, "peak": 0}
 class Buffer:
     """`size` bytes on a backend. Freed with its last reference; a `base` is kept alive by its parts.
 
-    `variables` holds the values that symbolic sizes had when the contents were written; `version` counts the times
-    that they were replaced in place.
+    `variables` holds the values that symbolic sizes had when the contents were written; `version` counts the
+    times that they were replaced in place.
     """
 
     __slots__ = (

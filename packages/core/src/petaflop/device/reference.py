@@ -1,7 +1,8 @@
 """The reference device: it interprets kernels in NumPy, and so is the living definition of the ops.
 
 Slow and plain on purpose. A block is evaluated over its whole domain as broadcast arrays, in slices along its
-largest axis so that memory stays bounded. Floats narrower than float64 are reduced in float64 and rounded once.
+largest axis so that memory stays bounded. Floats narrower than float64 are reduced in float64 and rounded
+once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _MAX_POINTS = 1 << 22
 
 
 def cast_array(values: Array, dtype: DType) -> Array:
-    """CAST as the op spec says: round to nearest even, saturate to integers, NaN to 0, wrap between integers."""
+    """CAST as the op spec says: round to nearest even, saturate to integers, NaN to 0, wrap between
+    integers."""
     kind = "f" if values.dtype.kind in "fV" else values.dtype.kind
     if dtype is bool_:
         return values != 0
@@ -67,7 +69,8 @@ def _compute(op: Op | Native, args: list[Array], dtype: DType) -> Array:
 
 
 class _Grid:
-    """One slice of a block's domain: every axis as an array along its own dimension, and the values so far."""
+    """One slice of a block's domain: every axis as an array along its own dimension, and the values so
+    far."""
 
     def __init__(
         self, arrays: Mapping[str, Array], ranges: Mapping[Expr, range], variables: Mapping[Expr, int]
@@ -118,7 +121,8 @@ class _Grid:
 
 
 def _fold(r: Reduction, grid: _Grid, dims: tuple[int, ...]) -> list[Array]:
-    """The finished states of a simple reduction, with the reduced dimensions kept as 1 (or run along, for a scan)."""
+    """The finished states of a simple reduction, with the reduced dimensions kept as 1 (or run along, for a
+    scan)."""
     assert r.op is not None
     term = grid.evaluate(r.term)
     shape = list(np.broadcast_shapes(term.shape, *(grid.values[a].shape for a in r.axes)))
@@ -213,7 +217,8 @@ def _shape(argument: Argument | Temporary, variables: Mapping[Expr, int]) -> tup
 
 
 class ReferenceBackend(Backend):
-    """Kernels interpreted in NumPy on the host; always installed, and what every other backend is compared with."""
+    """Kernels interpreted in NumPy on the host; always installed, and what every other backend is compared
+    with."""
 
     name = "reference"
     version = "1"

@@ -1,7 +1,7 @@
 """The node of the graph: an immutable, hash-consed operation with a shape, a dtype and a device.
 
-Constructors check what the graph needs to be legal and fold what costs nothing (identity views, views of views,
-constants). Shapes and dtypes that users get wrong are reported by tensor/, in their words.
+Constructors check what the graph needs to be legal and fold what costs nothing (identity views, views of
+views, constants). Shapes and dtypes that users get wrong are reported by tensor/, in their words.
 """
 
 from __future__ import annotations
@@ -50,11 +50,22 @@ _identities = itertools.count()
 class Node:
     """One operation of the graph. Nodes with equal parts are one object; leaves with an identity never merge.
 
-    `buffer` is the only part that changes: it holds the memory once the node has been realized, and `version` is that
-    of its contents then; an assignment in place raises the buffer's own.
+    `buffer` is the only part that changes: it holds the memory once the node has been realized, and `version`
+    is that of its contents then; an assignment in place raises the buffer's own.
     """
 
-    __slots__ = ("__weakref__", "arg", "buffer", "device", "dtype", "needs_gradient", "op", "shape", "sources", "version")
+    __slots__ = (
+        "__weakref__",
+        "arg",
+        "buffer",
+        "device",
+        "dtype",
+        "needs_gradient",
+        "op",
+        "shape",
+        "sources",
+        "version",
+    )
     op: Op
     sources: tuple[Node, ...]
     arg: Any
@@ -85,8 +96,8 @@ class Node:
         """The buffer of a realized node; an error if an assignment has overwritten it since."""
         if self.buffer.version != self.version:
             raise GradientError(
-                f"read: expected {self.dtype}{list(self.shape)} as it was, got memory that an assignment overwrote at "
-                f"{self.buffer.overwritten}; clone() the tensor before the assignment"
+                f"read: expected {self.dtype}{list(self.shape)} as it was, got memory that an "
+                f"assignment overwrote at {self.buffer.overwritten}; clone() the tensor before the assignment"
             )
         return self.buffer
 
@@ -94,7 +105,9 @@ class Node:
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
 
 
-def _node(op: Op, sources: tuple[Node, ...], arg: Any, dtype: DType, shape: tuple[Dim, ...], device: str | None) -> Node:
+def _node(
+    op: Op, sources: tuple[Node, ...], arg: Any, dtype: DType, shape: tuple[Dim, ...], device: str | None
+) -> Node:
     key = (op, sources, repr(arg) if op is Op.CONST else arg, dtype, shape, device)
     found = _table.get(key)
     if found is None:
@@ -111,7 +124,9 @@ def _device(sources: Iterable[Node]) -> str | None:
     for source in sources:
         if source.device is not None and source.device != device:
             if device is not None:
-                raise DeviceError(f"operands: expected one device, got {device} and {source.device}; move one with .to()")
+                raise DeviceError(
+                    f"operands: expected one device, got {device} and {source.device}; move one with .to()"
+                )
             device = source.device
     return device
 
@@ -200,7 +215,7 @@ def _identity(op: Op, sources: tuple[Node, ...]) -> Node | None:
         if sources[0].op is Op.CONST:
             return sources[1] if sources[0].arg else sources[2]
         return sources[1] if sources[1] is sources[2] else None
-    if op in (Op.ADD, Op.MUL) and not sources[0].dtype.kind == "b":
+    if op in (Op.ADD, Op.MUL) and sources[0].dtype.kind != "b":
         neutral = 1 if op is Op.MUL else 0
         if op is Op.ADD and sources[0].dtype.is_float:
             return None  # -0.0 + 0.0 is 0.0
@@ -283,7 +298,9 @@ def bitcast(source: Node, dtype: DType) -> Node:
             raise ShapeError(f"bitcast: expected an axis to rescale, got a scalar {source.dtype} to {dtype}")
         total = shape[-1] * source.dtype.itemsize
         if isinstance(total, int) and total % dtype.itemsize:
-            raise ShapeError(f"bitcast: expected a last axis of whole {dtype}, got {shape[-1]} {source.dtype}")
+            raise ShapeError(
+                f"bitcast: expected a last axis of whole {dtype}, got {shape[-1]} {source.dtype}"
+            )
         shape = (*shape[:-1], total // dtype.itemsize)
     return _node(Op.BITCAST, (source,), dtype, dtype, shape, source.device)
 
@@ -310,7 +327,8 @@ def scatter(source: Node, index: Node, values: Node, axis: int, op: Op | None) -
     _check_indexed("scatter", source, index, axis)
     if values.shape != index.shape or values.dtype is not source.dtype:
         raise ShapeError(
-            f"scatter: expected values {source.dtype}{list(index.shape)}, got {values.dtype}{list(values.shape)}"
+            f"scatter: expected values {source.dtype}{list(index.shape)}, "
+            f"got {values.dtype}{list(values.shape)}"
         )
     sources = (source, index, values)
     return _node(Op.SCATTER, sources, Scatter((op, axis)), source.dtype, source.shape, _device(sources))
@@ -322,7 +340,8 @@ def _check_indexed(name: str, source: Node, index: Node, axis: int) -> None:
     others = [k for k in range(len(source.shape)) if k != axis]
     if len(index.shape) != len(source.shape) or any(index.shape[k] != source.shape[k] for k in others):
         raise ShapeError(
-            f"{name}: expected an index of shape {list(source.shape)} but for axis {axis}, got {list(index.shape)}"
+            f"{name}: expected an index of shape {list(source.shape)} but for axis {axis}, "
+            f"got {list(index.shape)}"
         )
 
 
@@ -399,5 +418,3 @@ def toposort(roots: Iterable[Node], through_realized: bool = False) -> list[Node
             else:
                 order.append(node)
     return order
-
-

@@ -47,7 +47,16 @@ class Op(enum.Enum):
 class Native(enum.Enum):
     """Extras that a backend may declare and that lowering then uses; each is derivable from `Op`."""
 
-    SUB, NEG, MIN, MOD, FMA, RECIP, TRUNC, FLOOR = "SUB", "NEG", "MIN", "MOD", "FMA", "RECIP", "TRUNC", "FLOOR"
+    SUB, NEG, MIN, MOD, FMA, RECIP, TRUNC, FLOOR = (
+        "SUB",
+        "NEG",
+        "MIN",
+        "MOD",
+        "FMA",
+        "RECIP",
+        "TRUNC",
+        "FLOOR",
+    )
     OR, XOR, SHL, SHR = "OR", "XOR", "SHL", "SHR"
 
     def __repr__(self) -> str:

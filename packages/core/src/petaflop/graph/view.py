@@ -1,7 +1,7 @@
 """Views: the shape each one gives, and the index arithmetic it becomes. Nothing here computes a value.
 
-`reshape(node, …)` and its like build nodes; `source_index(node, index)` says which element of the source an element
-of the view is, and when it exists at all (padding).
+`reshape(node, …)` and its like build nodes; `source_index(node, index)` says which element of the source an
+element of the view is, and when it exists at all (padding).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The second noun: a Kernel is an ordered list of blocks, each with named axes, reductions and stores.
 
-Values and indices are `Expr`s (graph/symbolic.py). Loads name a buffer and an index tuple in that buffer's *logical*
-axes; flattening to memory happens only when a kernel is lowered, by the layout that the plan chose.
+Values and indices are `Expr`s (graph/symbolic.py). Loads name a buffer and an index tuple in that buffer's
+*logical* axes; flattening to memory happens only when a kernel is lowered, by the layout that the plan chose.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ __all__ = [
     "State",
     "Store",
     "Temporary",
+    "axes_of",
     "axis",
     "axis_size",
-    "axes_of",
     "common_axes",
     "load",
     "loads_of",
@@ -76,12 +76,15 @@ def value(op: Op | Native, *args: Expr, dtype: DType | None = None) -> Expr:
 
 
 def _index_below(expr: Expr) -> Expr | None:
-    """The index expression that an integer value was cast from, if every one of its values survived the cast."""
+    """The index expression that an integer value was cast from, if every one of its values survived the
+    cast."""
     while expr.op is Op.CAST and expr.dtype.is_integer:
         inner = expr.args[0]
         if inner.dtype is index:
             return inner if expr.dtype.min <= inner.lo and inner.hi <= expr.dtype.max else None
-        if not (inner.dtype.is_integer and inner.dtype.min >= expr.dtype.min and inner.dtype.max <= expr.dtype.max):
+        if not (
+            inner.dtype.is_integer and inner.dtype.min >= expr.dtype.min and inner.dtype.max <= expr.dtype.max
+        ):
             return None
         expr = inner
     return constant(expr.arg) if expr.op is Op.CONST and expr.dtype.is_integer else None
@@ -112,10 +115,11 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """A fold over `axes`: `step` gives the next states from the states and an element, `merge` joins two partials.
+    """A fold over `axes`: `step` gives the next states from the states and an element, `merge` joins two
+    partials.
 
-    A simple ADD, MUL or MAX names its `op`, and its `step` is op(state, term). A `scan` steps in order and its
-    block's stores run at every step.
+    A simple ADD, MUL or MAX names its `op`, and its `step` is op(state, term). A `scan` steps in order and
+    its block's stores run at every step.
     """
 
     axes: tuple[Expr, ...]
@@ -146,7 +150,8 @@ def reduction(name: str, op: Op, term: Expr, axes: tuple[Expr, ...], scan: bool 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """buffer[index] = value where valid; with `accumulate`, buffer[index] = accumulate(buffer[index], value)."""
+    """buffer[index] = value where valid; with `accumulate`, buffer[index] = accumulate(buffer[index],
+    value)."""
 
     buffer: str
     index: tuple[Expr, ...]
@@ -226,8 +231,8 @@ class Argument:
 class Temporary:
     """A kernel-private buffer; dimensions in `shared` hold one value at a time per common outer iteration.
 
-    `shared` says how many leading dimensions are indexed by exactly the kernel's common axes, so that a plan that
-    computes it inside those loops needs memory for the remaining dimensions only.
+    `shared` says how many leading dimensions are indexed by exactly the kernel's common axes, so that a plan
+    that computes it inside those loops needs memory for the remaining dimensions only.
     """
 
     name: str
@@ -240,8 +245,8 @@ class Temporary:
 class Kernel:
     """What one launch computes: unrelated nests, each a run of blocks that share their leading axes.
 
-    For one point of a nest's common axes its blocks run in order, so a later block may read what an earlier one
-    stored there. Nothing in a nest depends on another nest of the kernel.
+    For one point of a nest's common axes its blocks run in order, so a later block may read what an earlier
+    one stored there. Nothing in a nest depends on another nest of the kernel.
     """
 
     arguments: tuple[Argument, ...]
@@ -268,7 +273,8 @@ class Kernel:
     def __str__(self) -> str:
         lines = [f"kernel({', '.join(map(_argument_text, self.arguments))}{_variables_text(self)}):"]
         for temporary in self.temporaries:
-            lines.append(f"  private {temporary.name}: {temporary.dtype}[{_dims(temporary.shape)}] shared {temporary.shared}")
+            shape = f"{temporary.dtype}[{_dims(temporary.shape)}]"
+            lines.append(f"  private {temporary.name}: {shape} shared {temporary.shared}")
         for nest in self.nests:
             shared = ", ".join(str(a) for a in common_axes(nest))
             lines.append(f"  nest over {shared or 'nothing'}:")
@@ -299,7 +305,8 @@ def axes_of(exprs: Iterable[Expr]) -> set[Expr]:
 
 
 def operations(kernel: Kernel) -> int:
-    """Arithmetic operations of one launch, counting each compute expression once a point (2 for a multiply-add)."""
+    """Arithmetic operations of one launch, counting each compute expression once a point (2 for a
+    multiply-add)."""
     total = 0
     for block in kernel.blocks:
         points = evaluate(product(axis_size(a) for a in block.axes))

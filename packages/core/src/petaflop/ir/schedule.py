@@ -15,9 +15,9 @@ __all__ = ["Schedule", "Slot", "Step"]
 class Slot:
     """Memory that steps name by its position in `Schedule.slots`.
 
-    `node` is the position, in the walk that was scheduled, of the node whose value the slot holds: its buffer exists
-    already if `given`, and is set afterwards if `kept`; everything else is temporary. A slot with a `base` is the
-    memory of that slot under another dtype and shape, or overwritten in place.
+    `node` is the position, in the walk that was scheduled, of the node whose value the slot holds: its buffer
+    exists already if `given`, and is set afterwards if `kept`; everything else is temporary. A slot with a
+    `base` is the memory of that slot under another dtype and shape, or overwritten in place.
     """
 
     dtype: DType

@@ -12,10 +12,10 @@ __all__ = ["MatrixInstruction", "Target"]
 class MatrixInstruction:
     """One instruction that multiplies tiles: C[m, n] += A[m, k] * B[k, n].
 
-    `a_map`, `b_map` and `c_map` give, for each lane and register element in row-major (lane, element) order, the
-    (row, column) of the tile that it holds; a dot product such as `vpdpbusd` has one lane per result. `spelling` is
-    the intrinsic, `signs` the signedness of A and B ("us" is unsigned times signed), and `flushes_denormals` is true
-    where inputs lose their denormals (`vdpbf16ps`).
+    `a_map`, `b_map` and `c_map` give, for each lane and register element in row-major (lane, element) order,
+    the (row, column) of the tile that it holds; a dot product such as `vpdpbusd` has one lane per result.
+    `spelling` is the intrinsic, `signs` the signedness of A and B ("us" is unsigned times signed), and
+    `flushes_denormals` is true where inputs lose their denormals (`vdpbf16ps`).
     """
 
     name: str
@@ -37,8 +37,8 @@ class MatrixInstruction:
 class Target:
     """Sizes in bytes, rates in bytes or operations per second; 0 means unknown.
 
-    `kind` is "cpu" (threads of SIMD units) or "gpu" (workgroups of waves). `triple`, `cpu` and `features` are what a
-    compiler is told.
+    `kind` is "cpu" (threads of SIMD units) or "gpu" (workgroups of waves). `triple`, `cpu` and `features` are
+    what a compiler is told.
     """
 
     name: str
@@ -59,7 +59,8 @@ class Target:
     cache_line: int = 64
     bandwidth: float = 0.0
     peak: Mapping[str, float] = field(default_factory=dict)
-    native_dtypes: tuple[str, ...] = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+    native_dtypes: tuple[str, ...] = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
+    "uint64",
                                       "float32", "float64")  # fmt: skip
     native_ops: tuple[str, ...] = ()
     matrix_instructions: tuple[MatrixInstruction, ...] = ()

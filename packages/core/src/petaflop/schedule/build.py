@@ -1,4 +1,5 @@
-"""From a node to a block: walk down to memory, turning views into index arithmetic and the rest into expressions."""
+"""From a node to a block: walk down to memory, turning views into index arithmetic and the rest into
+expressions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The scheduler: a walk of the graph in, kernels on memory slots out.
 
-materialize.py chooses the nodes that get memory, build.py turns each into blocks, group.py puts blocks that belong
-together into nests and launches; here they become kernels with canonical names, so that equal structures are equal.
+materialize.py chooses the nodes that get memory, build.py turns each into blocks, group.py puts blocks that
+belong together into nests and launches; here they become kernels with canonical names, so that equal
+structures are equal.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class _Memory:
 def schedule(
     order: Sequence[Node], roots: Set[Node], in_place: Set[Node] = frozenset(), fuse: bool = True
 ) -> Schedule:
-    """Kernels that compute `roots`. `order` is their toposort; `in_place` are ASSIGNs that may overwrite their target."""
+    """Kernels that compute `roots`. `order` is their toposort; `in_place` are ASSIGNs that may overwrite
+    their target."""
     chosen = choose_stages(order, roots, in_place, fuse)
     stages, memory = _stages(order, chosen, roots, in_place)
     if fuse:
@@ -131,7 +133,8 @@ def _name_memory(
 
 
 def _read_where_written(block: Block, memory: _Memory, name: str) -> Block:
-    """Reads of the old contents at the very element that is stored become reads of the argument that is written."""
+    """Reads of the old contents at the very element that is stored become reads of the argument that is
+    written."""
     target = memory.number[name]
     mapping = {}
     for read in loads_of(block.exprs):
@@ -318,7 +321,8 @@ def _canonical(
 
 
 def _rename_all(nest: tuple[Block, ...], names: Mapping[str, str], suffix: str) -> list[Block]:
-    """A nest with canonical names: i0, i1, … for parallel axes, r0, … for reduced ones, acc0, … for states."""
+    """A nest with canonical names: i0, i1, … for parallel axes, r0, … for reduced ones, acc0, … for
+    states."""
     axes: dict[Expr, Expr] = {}
     states: dict[Expr, str] = {}
     letters = {"i": 0, "r": 0}

@@ -1,7 +1,7 @@
 """Which stages share a nest, and which nests share a launch.
 
-A consumer joins its producer's nest when every element that it reads there was stored at the same point of their
-common axes. Unrelated small nests of one depth are then put side by side in one kernel.
+A consumer joins its producer's nest when every element that it reads there was stored at the same point of
+their common axes. Unrelated small nests of one depth are then put side by side in one kernel.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _MAX_OPERATIONS = 1024  # distinct expressions in one kernel, index arithmetic i
 
 @dataclass(slots=True)
 class Stage:
-    """A node that gets memory: its blocks, the stages it reads, and those that it must not share a nest with."""
+    """A node that gets memory: its blocks, the stages it reads, and those that it must not share a nest
+    with."""
 
     number: int
     name: str
@@ -52,7 +53,8 @@ class Group:
 
 
 def is_contraction(block: Block) -> bool:
-    """A sum of products in which two operands each lack a parallel axis that the other has: data is used again."""
+    """A sum of products in which two operands each lack a parallel axis that the other has: data is used
+    again."""
     for r in block.reductions:
         if r.op is not Op.ADD or r.scan:
             continue
@@ -100,7 +102,9 @@ def group_stages(stages: Sequence[Stage]) -> list[Group]:
 def _shared_axes(blocks: Sequence[Block]) -> tuple[Expr, ...]:
     """The axes that every block has, without those that must run in order."""
     barred = {a for block in blocks for a in block.ordered}
-    return tuple(a for a in blocks[0].axes if a not in barred and all(a in block.axes for block in blocks[1:]))
+    return tuple(
+        a for a in blocks[0].axes if a not in barred and all(a in block.axes for block in blocks[1:])
+    )
 
 
 def _leading(block: Block, shared: tuple[Expr, ...]) -> Block:
@@ -108,13 +112,20 @@ def _leading(block: Block, shared: tuple[Expr, ...]) -> Block:
 
 
 def _join(
-    producer: Group, consumer: Group, stages: Sequence[Stage], group_of: Mapping[int, Group], by_name: Mapping[str, int]
+    producer: Group,
+    consumer: Group,
+    stages: Sequence[Stage],
+    group_of: Mapping[int, Group],
+    by_name: Mapping[str, int],
 ) -> Group | str:
     """The two as one nest, or why not."""
     members = set(producer.stages)
     if any(stages[n].apart & members for n in consumer.stages):
         return "it needs all of an earlier result"
-    if producer.operations + consumer.operations > _MAX_OPERATIONS or _arguments(producer, consumer) > _MAX_ARGUMENTS:
+    if (
+        producer.operations + consumer.operations > _MAX_OPERATIONS
+        or _arguments(producer, consumer) > _MAX_ARGUMENTS
+    ):
         return "the kernel is full"
     if _would_cycle(producer, consumer, stages, group_of):
         return "another kernel must run between"
@@ -161,7 +172,8 @@ def _would_cycle(
 
 
 def _align(producer: Group, consumer: Group, by_name: Mapping[str, int]) -> dict[Expr, Expr]:
-    """Common axes of the producer → axes of the consumer that equal them wherever the consumer reads a result."""
+    """Common axes of the producer → axes of the consumer that equal them wherever the consumer reads a
+    result."""
     mapping: dict[Expr, Expr] = {}
     barred: set[Expr] = set()
     for block in consumer.all_blocks:
@@ -203,14 +215,17 @@ def _matches(stored: Sequence[Expr], read: Sequence[Expr]) -> dict[Expr, Expr]:
     return pairs
 
 
-def _obstacle(producer: Group, consumer: Group, mapping: Mapping[Expr, Expr], common: tuple[Expr, ...]) -> str:
+def _obstacle(
+    producer: Group, consumer: Group, mapping: Mapping[Expr, Expr], common: tuple[Expr, ...]
+) -> str:
     points = sum(block_points(b) for g in (producer, consumer) for b in g.all_blocks)
     contracting = [any(map(is_contraction, g.all_blocks)) for g in (producer, consumer)]
     whole = len(mapping) == len(producer.common)
     if contracting[1] and points > _TINY_POINTS:
         return "a contraction reads it more than once"
     if contracting[0] and points > _TINY_POINTS:
-        if not whole or any(set(b.axes) != set(common) or b.reductions for b in consumer.all_blocks):
+        aligned = all(set(b.axes) == set(common) and not b.reductions for b in consumer.all_blocks)
+        if not (whole and aligned):
             return "the tiles of a contraction are not its rows"
     if any(stage_is_ordered(b) for b in producer.all_blocks) and not whole:
         return "it needs all of an earlier result"
@@ -229,7 +244,8 @@ def stage_is_ordered(block: Block) -> bool:
 def _in_order(groups: list[Group], stages: Sequence[Stage], group_of: Mapping[int, Group]) -> list[Group]:
     """Producers first; among those that are ready, the one whose stages were asked for first."""
     needs = {
-        id(g): {id(group_of[n]) for m in g.stages for n in stages[m].reads | stages[m].apart} - {id(g)} for g in groups
+        id(g): {id(group_of[n]) for m in g.stages for n in stages[m].reads | stages[m].apart} - {id(g)}
+        for g in groups
     }
     users: dict[int, list[Group]] = {id(g): [] for g in groups}
     for g in groups:
@@ -270,13 +286,20 @@ def place_side_by_side(groups: Sequence[Group], stages: Sequence[Stage]) -> list
         launches.append([g])
         if not any(map(is_contraction, g.all_blocks)):
             open_at[level] = launches[-1]
-    return launches if all(len(launch) == 1 for launch in launches) else _order_launches(launches, groups, stages, owner)
+    return (
+        launches
+        if all(len(launch) == 1 for launch in launches)
+        else _order_launches(launches, groups, stages, owner)
+    )
 
 
 def _fits(current: Sequence[Group], g: Group) -> bool:
     if any(map(is_contraction, g.all_blocks)):
         return False
-    return sum(c.operations for c in current) + g.operations <= _MAX_OPERATIONS and _arguments(*current, g) <= _MAX_ARGUMENTS
+    return (
+        sum(c.operations for c in current) + g.operations <= _MAX_OPERATIONS
+        and _arguments(*current, g) <= _MAX_ARGUMENTS
+    )
 
 
 def _order_launches(
@@ -335,7 +358,9 @@ def _may_merge(first: Block, second: Block) -> bool:
     stored = {s.buffer: s for s in first.stores}
     for load in loads_of(second.exprs):
         store = stored.get(load.arg[0])
-        if store is not None and (store.index != load.args[1:] or store.valid is not TRUE or store.accumulate):
+        if store is not None and (
+            store.index != load.args[1:] or store.valid is not TRUE or store.accumulate
+        ):
             return False
     return not any(s.buffer in stored or _reads(first, s.buffer, s) for s in second.stores)
 

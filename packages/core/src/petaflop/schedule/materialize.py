@@ -45,7 +45,8 @@ def is_alias(node: Node) -> bool:
 
 
 def is_kernel(node: Node) -> bool:
-    """A CUSTOM that is a kernel of the user's; the others pass their first source on, for a gradient of their own."""
+    """A CUSTOM that is a kernel of the user's; the others pass their first source on, for a gradient of their
+    own."""
     return node.op is Op.CUSTOM and bool(node.arg.kernel)
 
 
@@ -96,7 +97,9 @@ def choose_stages(
         if is_alias(node) or is_kernel(node):
             for source in node.sources:
                 if source.buffer is None and not is_alias(source):
-                    fixed.setdefault(source, "read under another dtype" if is_alias(node) else "read by a user's kernel")
+                    fixed.setdefault(
+                        source, "read under another dtype" if is_alias(node) else "read by a user's kernel"
+                    )
     users = _users(order, fixed.keys())
     stages: dict[Node, str] = {}
     below: dict[Node, _Inline] = {}
@@ -128,7 +131,8 @@ def _consumer_counts(order: Sequence[Node]) -> dict[Node, int]:
 
 
 def _merge(node: Node, below: dict[Node, _Inline], consumers: dict[Node, int]) -> _Inline:
-    """The union over the sources; a source that nobody else reads gives its sets away instead of copying them."""
+    """The union over the sources; a source that nobody else reads gives its sets away instead of copying
+    them."""
     sources = list(dict.fromkeys(node.sources))
     if not sources:
         return _Inline(set(), set())
@@ -157,7 +161,7 @@ def _worth_storing(node: Node, inline: _Inline, users: frozenset[Node]) -> str |
     again = (len(users) - 1) * (inline.bytes + weight * points)
     if len(users) > 1 and again > stored * (1 + len(users)) + _LAUNCH_BYTES:
         return f"read by {len(users)} kernels, and cheaper to store than to compute again"
-    if growth >= 4 and weight >= 4 and inline.bytes >= stored:
-        if (growth - 1) * points * weight > 2 * stored + _LAUNCH_BYTES:
-            return f"repeated {growth} times where it is read"
+    repeated = (growth - 1) * points * weight
+    if weight >= 4 and inline.bytes >= stored and repeated > 2 * stored + _LAUNCH_BYTES:
+        return f"repeated {growth} times where it is read"
     return None

@@ -55,12 +55,21 @@ class Random(LinearAlgebra):
                 state._node = _state_node(state.device)
 
     @classmethod
+    def _state(cls, device: str) -> Any:
+        """The key and the counter of a device, made at first sight; a capture needs them to be there before."""
+        with _lock:
+            if (state := _states.get(device)) is None:
+                state = _states[device] = cls._from_node(_state_node(device), device)
+            return state
+
+    @classmethod
     def _bits(cls, count: Dim, device: str | None) -> tuple[Value, Value]:
         """Two uint32 words for each of `count` counters; the state moves on by as many."""
         name = device or default_device()
         with _lock, no_grad():
-            if (state := _states.get(name)) is None:
-                state = _states[name] = cls._from_node(_state_node(name), name)
+            state = cls._state(name)
+            if not state._node.is_realized and not runtime.is_deferred():
+                state.realize()  # or each draw would repeat the steps of all that came before it
             node = state._node
             step = _as_uint32(count)
             low, high = _word(node, 2, (1,)), _word(node, 3, (1,))
