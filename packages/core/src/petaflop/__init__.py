@@ -1,10 +1,10 @@
 """petaflop: a dozen primitive operations, a lazy scheduler that fuses them, backends that are plugins.
 
-`nn`, `optim`, `state`, `jit` and the rest are imported when they are first used.
+`nn`, `optim`, `state` and the rest are imported when they are first used.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -28,10 +28,8 @@ from petaflop.dtype import (
     uint64,
 )
 from petaflop.graph.symbolic import Variable
+from petaflop.jit import jit  # now: a later import of the module would take the function's name
 from petaflop.tensor import Tensor, enable_grad, grad, no_grad
-
-if TYPE_CHECKING:
-    from petaflop.jit import jit
 
 __all__ = [
     "DType",
@@ -61,13 +59,10 @@ __all__ = [
 ]
 
 manual_seed = Tensor.manual_seed
-_LAZY = {"jit": "petaflop.jit"}
 _SUBMODULES = ("nn", "optim", "profile", "state")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
     if name in _SUBMODULES:
         return importlib.import_module(f"petaflop.{name}")
     raise AttributeError(f"module 'petaflop' has no attribute {name!r}")
