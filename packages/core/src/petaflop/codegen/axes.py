@@ -120,6 +120,8 @@ def _last_reduce_axes(block: Block) -> list[Expr]:
 def _cost(summary: Summary, a: Expr, width: int) -> float:
     """Time of a block with `a` in lanes, where 1 is its time without lanes."""
     size = size_of(axis_size(a))
+    if not size:
+        return 1.0
     accesses = summary.accesses
     one = len(accesses) + summary.operations
     wide = summary.operations + sum(_access_cost(access, a, width) for access in accesses)
