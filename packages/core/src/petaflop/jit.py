@@ -172,10 +172,9 @@ def _capture(function: Callable[..., Any], structure: Any, tensors: Sequence[Ten
         shape = _flatten(result, returned, "a result")
         del result, args, kwargs
         return _assemble(before, stand_ins, leaves, returned, shape)
-    except BaseException:
+    finally:  # a replay, the first one too, starts from what was there before the call
         for tensor, node, grad in before.values():
             tensor._node, tensor.grad = node, grad  # type: ignore[assignment]
-        raise
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
