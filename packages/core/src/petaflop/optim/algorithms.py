@@ -23,7 +23,7 @@ class SGD(Optimizer):
     """Stochastic gradient descent with momentum, Nesterov's momentum and weight decay, as in PyTorch.
 
     >>> weight = Tensor([1.0]).requires_grad_()
-    >>> (weight * 3).sum().backward()
+    >>> _ = (weight * 3).sum().backward()
     >>> SGD([weight], lr=0.5).step()
     >>> weight.tolist()
     [-0.5]
@@ -67,7 +67,7 @@ class Adam(Optimizer):
     """Adam; `weight_decay` is added to the gradient (L2), or applied to the weights if `decoupled`.
 
     >>> weight = Tensor([1.0]).requires_grad_()
-    >>> (weight * 3).sum().backward()
+    >>> _ = (weight * 3).sum().backward()
     >>> Adam([weight], lr=0.5).step()
     >>> round(weight.item(), 4)
     0.5

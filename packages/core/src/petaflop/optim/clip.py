@@ -21,7 +21,7 @@ def clip_grad_norm_(params: Iterable[Tensor] | Tensor, max_norm: float, norm_typ
     """Scale all gradients together so that their norm is at most `max_norm`; returns the norm before, lazily.
 
     >>> weight = Tensor([3.0, 4.0]).requires_grad_()
-    >>> (weight * weight).sum().backward()
+    >>> _ = (weight * weight).sum().backward()
     >>> clip_grad_norm_([weight], 1.0).item()
     10.0
     """
