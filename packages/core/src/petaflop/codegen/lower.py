@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 
 from petaflop.codegen.nest import NestLowering, elements
-from petaflop.codegen.split_reduce import split_reductions
+from petaflop.codegen.rewrite import rewrite
 from petaflop.ir.kernel import Kernel, loads_of
 from petaflop.ir.loops import Loops, Memory, Phase, Segment
 from petaflop.ir.plan import Nest, Plan
@@ -22,7 +22,8 @@ ALIGNMENT = 64
 def lower(kernel: Kernel, plan: Plan, target: Target) -> Loops:
     """The loops of `kernel` as `plan` says."""
     name = f"kernel_{hashlib.sha256((kernel.key + str(plan)).encode()).hexdigest()[:16]}"
-    kernel, limits = split_reductions(kernel, plan.split_reduce)
+    rewritten = rewrite(kernel, plan.rewrites)
+    kernel, limits = rewritten.kernel, rewritten.limits
     memory = _shared_memory(kernel, plan)
     stages = _phase_numbers(kernel, plan)
     segments: dict[int, list[Segment]] = {}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from petaflop.codegen.flatten import TILE, Flattener, within
 from petaflop.codegen.ranges import Cursor, Level, Range, Tile, levels_of, loop_variable, loops, minimum, tile_loops, tile_position
+from petaflop.codegen.rewrite import join_axes
 from petaflop.codegen.split_reduce import Limit
 from petaflop.dtype import float32, float64
 from petaflop.graph.ops import Native, Op
@@ -46,30 +46,8 @@ def fuse_axes(blocks: Sequence[Block], nest: Nest) -> tuple[Block, ...]:
     """The blocks with the nest's Fuse directives carried out."""
     result = tuple(blocks)
     for directive in nest.fuse:
-        result = tuple(_fuse(block, directive.axes, directive.into) for block in result)
+        result = tuple(join_axes(block, directive.axes, directive.into) for block in result)
     return result
-
-
-def _fuse(block: Block, names: tuple[str, ...], into: str) -> Block:
-    for group in (block.axes, *(r.axes for r in block.reductions)):
-        chosen = [a for a in group if a.arg in names]
-        if tuple(a.arg for a in chosen) == names:
-            break
-    else:
-        return block
-    fused = axis(into, product(axis_size(a) for a in chosen))
-    mapping: dict[Expr, Expr] = {}
-    inner: Dim = 1
-    for a in reversed(chosen):
-        quotient = divide(fused, as_expr(inner))
-        mapping[a] = quotient if a is chosen[0] else modulo(quotient, as_expr(axis_size(a)))
-        inner = inner * axis_size(a)
-    return replace(
-        block,
-        axes=_joined(block.axes, chosen, fused),
-        reductions=tuple(_map_reduction(r, mapping, chosen, fused) for r in block.reductions),
-        stores=block.map(mapping).stores,
-    )
 
 
 def _fused_limit(block: Block, limit: Limit, nest: Nest) -> Limit:
@@ -82,18 +60,6 @@ def _fused_limit(block: Block, limit: Limit, nest: Nest) -> Limit:
             size = product(axis_size(a) for a in joined)
             return Limit(axis(directive.into, size), limit.part, limit.size * inner)
     return limit
-
-
-def _joined(axes: tuple[Expr, ...], chosen: list[Expr], fused: Expr) -> tuple[Expr, ...]:
-    if chosen[0] not in axes:
-        return axes
-    return tuple(fused if a is chosen[0] else a for a in axes if a is chosen[0] or a not in chosen)
-
-
-def _map_reduction(r: Reduction, mapping: Mapping[Expr, Expr], chosen: list[Expr], fused: Expr) -> Reduction:
-    states = tuple(replace(s, initial=substitute((s.initial,), mapping)[0]) for s in r.states)
-    step = tuple(substitute(r.step, mapping))
-    return replace(r, axes=_joined(r.axes, chosen, fused), states=states, step=step)
 
 
 class NestLowering:

@@ -10,13 +10,15 @@ import math
 from collections.abc import Sequence
 
 from petaflop.codegen.axes import fusable_groups, vector_choice
+from petaflop.codegen.contraction import Contraction, plan_contraction
 from petaflop.codegen.cost import block_points, nanoseconds, points, size_of, summarize
 from petaflop.codegen.nest import fuse_axes
-from petaflop.codegen.split_reduce import Limit, can_split, split_reductions
+from petaflop.codegen.rewrite import rewrite
+from petaflop.codegen.split_reduce import Limit, can_split
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.ir.kernel import Block, Kernel, axis_size, common_axes
-from petaflop.ir.plan import Nest, Plan, Split, SplitReduce
+from petaflop.ir.plan import Nest, Plan, Rewrite, Split, SplitReduce
 from petaflop.ir.target import Target
 
 __all__ = ["default_plan", "naive_plan"]
@@ -36,14 +38,35 @@ def naive_plan(kernel: Kernel) -> Plan:
 
 def default_plan(kernel: Kernel, target: Target) -> Plan:
     """The plan that the cost model chooses for `target`."""
-    splits = tuple(split for numbers, nest in _numbered(kernel) for split in _splits(kernel, numbers, nest))
-    kernel, limits = split_reductions(kernel, splits)
+    rewrites: list[Rewrite] = []
+    special: dict[int, Contraction] = {}  # by the number of a nest after the rewrites
+    added = 0
+    found = []
+    for position, (numbers, blocks) in enumerate(_numbered(kernel)):
+        contraction = plan_contraction(kernel, numbers[0], blocks, target)
+        if contraction is not None:
+            added += contraction.added
+            special[position + added] = contraction
+        found.append((numbers, blocks, contraction))
+    for numbers, blocks, contraction in reversed(found):  # from the end, so that numbers before stay as they are
+        if contraction is not None:
+            rewrites += contraction.rewrites
+        else:
+            rewrites += reversed(_splits(kernel, numbers, blocks))
+    rewritten = rewrite(kernel, rewrites)
+    kernel, limits = rewritten.kernel, rewritten.limits
     nests: list[Nest] = []
-    for numbers, blocks in _numbered(kernel):
+    for position, (numbers, blocks) in enumerate(_numbered(kernel)):
+        if position in special:
+            chosen = special[position]
+            nests.append(Nest(numbers, chosen.fuse, chosen.split, chosen.order))
+            continue
         apart = any(number in limits for number in numbers) or _too_few(blocks)
         groups = [((n,), (b,)) for n, b in zip(numbers, blocks, strict=True)] if apart else [(numbers, blocks)]
-        nests += [_plan_nest(kernel, group, members, target, [limits[n] for n in group if n in limits]) for group, members in groups]
-    return Plan("default", tuple(nests), splits)
+        for group, members in groups:
+            inside = [limits[number] for number in group if number in limits]
+            nests.append(_plan_nest(kernel, group, members, target, inside))
+    return Plan("default", tuple(nests), tuple(rewrites))
 
 
 def _numbered(kernel: Kernel) -> list[tuple[tuple[int, ...], tuple[Block, ...]]]:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from petaflop.graph.symbolic import Dim, Expr, Leaf, as_expr, constant, divide, substitute, topological
-from petaflop.ir.kernel import Block, Kernel, Reduction, Store, Temporary, axis, axis_size, load
+from petaflop.ir.kernel import Block, Reduction, Store, Temporary, axis, axis_size, load
 from petaflop.ir.plan import SplitReduce
 
-__all__ = ["Limit", "can_split", "split_reductions"]
+__all__ = ["Limit", "can_split", "halves"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,6 @@ class Limit:
     axis: Expr
     part: Expr
     size: int
-
-
-Limits = Mapping[int, Limit]
 
 
 def can_split(block: Block) -> bool:
@@ -42,33 +39,8 @@ def can_split(block: Block) -> bool:
     return True
 
 
-def split_reductions(kernel: Kernel, directives: Iterable[SplitReduce]) -> tuple[Kernel, dict[int, Limit]]:
-    """`kernel` with the blocks that directives name cut in two, and the limits of the blocks of partial results."""
-    splits = {directive.block: directive for directive in directives}
-    if not splits:
-        return kernel, {}
-    nests: list[tuple[Block, ...]] = []
-    temporaries = list(kernel.temporaries)
-    limits: dict[int, Limit] = {}
-    number = made = 0
-    for nest in kernel.nests:
-        blocks: list[Block] = []
-        for block in nest:
-            if number in splits:
-                pair, limit, rooms = _halves(block, splits[number])
-                limits[made + len(blocks)] = limit
-                temporaries += rooms
-                blocks += pair
-            else:
-                blocks.append(block)
-            number += 1
-        made += len(blocks)
-        nests.append(tuple(blocks))
-    return replace(kernel, nests=tuple(nests), temporaries=tuple(temporaries)), limits
-
-
-def _halves(block: Block, split: SplitReduce) -> tuple[tuple[Block, Block], Limit, list[Temporary]]:
-    """The block of partial results, the block that merges them, and the room for them."""
+def halves(block: Block, split: SplitReduce) -> tuple[tuple[Block, Block], Limit, list[Temporary]]:
+    """The block of partial results, the block that merges them, the limit of the first, and the room between them."""
     number, size = split.block, split.size
     first = next(a for a in block.reductions[0].axes if a.arg == split.axis)
     count = _count(axis_size(first), size)

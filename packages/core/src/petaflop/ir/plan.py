@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Union
 
-__all__ = ["BINDS", "Fuse", "Nest", "Plan", "Split", "SplitReduce", "Stage"]
+__all__ = ["BINDS", "Fuse", "Join", "Nest", "Plan", "Rewrite", "Split", "SplitReduce", "Stage", "Tile"]
 
 BINDS = ("thread", "serial", "block", "unroll", "vector")
 
@@ -45,6 +45,48 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """In `blocks`, parallel axes become one axis `into` of the product's size, the first of them outermost."""
+
+    blocks: tuple[int, ...]
+    axes: tuple[str, ...]
+    into: str
+
+    def __str__(self) -> str:
+        return f"join {' * '.join(self.axes)} -> {self.into} in block {', '.join(map(str, self.blocks))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """In `blocks`, a parallel axis becomes `axis_t`, the number of a tile, and `axis_r` < `size`, the place in it.
+
+    What a ragged last tile has outside the axis is neither read nor written.
+    """
+
+    blocks: tuple[int, ...]
+    axis: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"tile {self.axis} by {self.size} in block {', '.join(map(str, self.blocks))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Compute factor 0 or 1 of the product that `block` sums up beforehand, into panels with these axes in memory.
+
+    A panel has room for whole tiles; what is outside a ragged axis is 0. The new block stands before `block`.
+    """
+
+    block: int
+    operand: int
+    axes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"stage factor {self.operand} of block {self.block} as [{', '.join(self.axes)}]"
+
+
+@dataclass(frozen=True, slots=True)
 class SplitReduce:
     """Cut a reduce axis of `block` into runs of `size`, folded apart and then merged, in another phase."""
 
@@ -56,15 +98,7 @@ class SplitReduce:
         return f"split_reduce block {self.block}: {self.axis} by {self.size}"
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Copy an operand of a contraction into packed panels: `operand` 0 or 1 of the product of `block`."""
-
-    block: int
-    operand: int
-
-    def __str__(self) -> str:
-        return f"stage operand {self.operand} of block {self.block}"
+Rewrite = Union[Join, Tile, Stage, SplitReduce]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +112,18 @@ class Nest:
     fuse: tuple[Fuse, ...] = ()
     split: tuple[Split, ...] = ()
     order: tuple[str, ...] = ()
-    stage: tuple[Stage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of a whole kernel; `split_reduce` comes first, and block numbers elsewhere count its result."""
+    """The plan of a whole kernel: rewrites of its blocks, one after another, then the nests of what they give.
+
+    The block numbers of a directive count the blocks that it finds.
+    """
 
     name: str
     nests: tuple[Nest, ...]
-    split_reduce: tuple[SplitReduce, ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -101,15 +137,15 @@ class Plan:
         return plan
 
     def __str__(self) -> str:
-        lines = [f"PLAN {self.name}", *(f"  {split}" for split in self.split_reduce)]
+        lines = [f"PLAN {self.name}", *(f"  {rewrite}" for rewrite in self.rewrites)]
         for nest in self.nests:
             lines.append(f"  nest {', '.join(map(str, nest.blocks))}:")
-            lines += [f"    {directive}" for directive in (*nest.fuse, *nest.split, *nest.stage)]
+            lines += [f"    {directive}" for directive in (*nest.fuse, *nest.split)]
             lines += [f"    order {', '.join(nest.order)}"] if nest.order else []
         return "\n".join(lines)
 
 
-_TYPES = {kind.__name__: kind for kind in (Fuse, Split, SplitReduce, Stage, Nest, Plan)}
+_TYPES = {kind.__name__: kind for kind in (Fuse, Join, Split, SplitReduce, Stage, Tile, Nest, Plan)}
 
 
 def _data(value: Any) -> Any:

@@ -1,0 +1,201 @@
+"""The rewrites of a plan: Kernel to Kernel, with the same results.
+
+Blocks are joined, tiled, given staged operands or cut into partial results; afterwards the nests of the plan say how
+the loops run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from petaflop.codegen.split_reduce import Limit, halves
+from petaflop.graph.ops import Op
+from petaflop.graph.symbolic import (
+    TRUE,
+    Dim,
+    Expr,
+    Leaf,
+    add,
+    as_expr,
+    both,
+    constant,
+    divide,
+    less,
+    make,
+    modulo,
+    multiply,
+    product,
+    substitute,
+    topological,
+)
+from petaflop.ir.kernel import Block, Kernel, Store, Temporary, axes_of, axis, axis_size, load, value
+from petaflop.ir.plan import Join, Rewrite, SplitReduce, Stage, Tile
+
+__all__ = ["Rewritten", "join_axes", "rewrite"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A kernel after rewrites: its blocks by number, temporaries that were added, and limits of partial reductions."""
+
+    kernel: Kernel
+    limits: Mapping[int, Limit]
+
+
+def rewrite(kernel: Kernel, directives: Iterable[Rewrite]) -> Rewritten:
+    """`kernel` with the directives carried out in order."""
+    blocks = list(kernel.blocks)
+    temporaries = list(kernel.temporaries)
+    sizes = [len(nest) for nest in kernel.nests]
+    limits: dict[Block, Limit] = {}
+    for directive in directives:
+        _RULES[type(directive)](directive, blocks, temporaries, sizes, limits)
+    nests = []
+    first = 0
+    for size in sizes:
+        nests.append(tuple(blocks[first : first + size]))
+        first += size
+    result = replace(kernel, nests=tuple(nests), temporaries=tuple(temporaries))
+    return Rewritten(result, {number: limits[block] for number, block in enumerate(blocks) if block in limits})
+
+
+def join_axes(block: Block, names: tuple[str, ...], into: str) -> Block:
+    """The block with axes joined, where it has all of them in one list."""
+    for group in (block.axes, *(r.axes for r in block.reductions)):
+        chosen = [a for a in group if a.arg in names]
+        if tuple(a.arg for a in chosen) == names:
+            break
+    else:
+        return block
+    joined = axis(into, product(axis_size(a) for a in chosen))
+    mapping: dict[Expr, Expr] = {}
+    inner: Dim = 1
+    for a in reversed(chosen):
+        quotient = divide(joined, as_expr(inner))
+        mapping[a] = quotient if a is chosen[0] else modulo(quotient, as_expr(axis_size(a)))
+        inner = inner * axis_size(a)
+
+    def place(axes: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        if chosen[0] not in axes:
+            return axes
+        return tuple(joined if a is chosen[0] else a for a in axes if a is chosen[0] or a not in chosen)
+
+    return _substituted(block, mapping, place)
+
+
+def _substituted(
+    block: Block, mapping: Mapping[Expr, Expr], place: Callable[[tuple[Expr, ...]], tuple[Expr, ...]]
+) -> Block:
+    """The block with axes replaced by expressions of the axes that `place` puts in their stead."""
+    exprs: list[Expr] = []
+    for r in block.reductions:
+        exprs += [*r.step, *(s.initial for s in r.states)]
+    for store in block.stores:
+        exprs += [*store.index, store.value, store.valid]
+    new = iter(substitute(exprs, mapping))
+    reductions = []
+    for r in block.reductions:
+        step = tuple(next(new) for _ in r.step)
+        states = tuple(replace(s, initial=next(new)) for s in r.states)
+        reductions.append(replace(r, axes=place(r.axes), states=states, step=step))
+    stores = []
+    for store in block.stores:
+        position = tuple(next(new) for _ in store.index)
+        stores.append(replace(store, index=position, value=next(new), valid=next(new)))
+    return Block(place(block.axes), tuple(stores), tuple(reductions), place(block.ordered))
+
+
+# ---- one rule per directive: they change the lists that they are given ----
+
+
+def _join(directive: Join, blocks: list[Block], *_: Any) -> None:
+    for number in directive.blocks:
+        blocks[number] = join_axes(blocks[number], directive.axes, directive.into)
+
+
+def _tile(directive: Tile, blocks: list[Block], *_: Any) -> None:
+    for number in directive.blocks:
+        blocks[number] = _tiled(blocks[number], directive)
+
+
+def _tiled(block: Block, directive: Tile) -> Block:
+    old = next(a for a in block.axes if a.arg == directive.axis)
+    size = axis_size(old)
+    count = divide(as_expr(size) + (directive.size - 1), constant(directive.size))
+    outer = axis(f"{directive.axis}_t", int(count.arg) if count.op is Op.CONST else count)
+    inner = axis(f"{directive.axis}_r", directive.size)
+    position = add(multiply(outer, constant(directive.size)), inner)
+
+    def place(axes: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        return tuple(new for a in axes for new in ((outer, inner) if a is old else (a,)))
+
+    inside = less(position, as_expr(size))
+    if inside is not TRUE:
+        block = _guarded(block, old, inside)
+    return _substituted(block, {old: position}, place)
+
+
+def _guarded(block: Block, old: Expr, inside: Expr) -> Block:
+    """Loads and stores that depend on `old` happen only where `inside` holds."""
+    mapping: dict[Expr, Expr] = {}
+    roots = [*block.exprs, *(s.initial for r in block.reductions for s in r.states)]
+    for expr in topological(roots):
+        if expr.op is Leaf.LOAD and old in axes_of(expr.args):
+            valid, *position = substitute(expr.args, mapping)
+            mapping[expr] = make(Leaf.LOAD, (both(valid, inside), *position), expr.dtype, expr.arg)
+    guarded = _substituted(block, mapping, lambda axes: axes)
+    stores = tuple(replace(store, valid=both(store.valid, inside)) for store in guarded.stores)
+    return replace(guarded, stores=stores)
+
+
+def _stage(directive: Stage, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any) -> None:
+    block = blocks[directive.block]
+    reduction = block.reductions[0]
+    product_, operand = reduction.term, directive.operand
+    factor = product_.args[operand]
+    by_name = {a.arg: a for a in (*block.axes, *reduction.axes)}
+    axes = tuple(by_name[name] for name in directive.axes)
+    name = f"panel{len(temporaries)}"
+    temporaries.append(Temporary(name, factor.dtype, tuple(axis_size(a) for a in axes)))
+    pack = Block(axes, (Store(name, axes, factor),))
+    factors = list(product_.args)
+    factors[operand] = load(name, axes, factor.dtype)
+    step = value(Op.ADD, reduction.step[0].args[0], value(Op.MUL, *factors))
+    blocks[directive.block] = replace(block, reductions=(replace(reduction, step=(step,)), *block.reductions[1:]))
+    _insert(directive.block, [pack], blocks, sizes)
+
+
+def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[int]) -> None:
+    """Nests of one block each, before the nest of block `number`."""
+    first = 0
+    for position, size in enumerate(sizes):
+        if number < first + size:
+            break
+        first += size
+    sizes[position:position] = [1] * len(new)
+    blocks[first:first] = new
+
+
+def _split_reduce(
+    directive: SplitReduce,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+) -> None:
+    pair, limit, rooms = halves(blocks[directive.block], directive)
+    blocks[directive.block : directive.block + 1] = pair
+    temporaries += rooms
+    limits[pair[0]] = limit
+    first = 0
+    for position, size in enumerate(sizes):
+        if directive.block < first + size:
+            sizes[position] += 1
+            break
+        first += size
+
+
+_RULES: dict[type, Callable[..., None]] = {Join: _join, Tile: _tile, Stage: _stage, SplitReduce: _split_reduce}
+
