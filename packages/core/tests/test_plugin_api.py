@@ -44,6 +44,9 @@ def described_class(name: str, thing: type) -> Iterator[str]:
                 field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
             )
             yield f"    {field.name}: {field.type}{' = ...' if optional else ''}"
+    for field_name in getattr(thing, "_fields", ()):
+        optional = " = ..." if field_name in thing._field_defaults else ""  # type: ignore[attr-defined]
+        yield f"    {field_name}: {thing.__annotations__[field_name]}{optional}"
     for method, function in sorted(vars(thing).items()):
         if inspect.isfunction(function) and (not method.startswith("_") or method == "__call__"):
             yield f"    def {method}{inspect.signature(function)}"

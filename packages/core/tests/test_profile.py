@@ -18,8 +18,8 @@ from petaflop.config import overrides
 from petaflop.device.registry import get_backend
 from petaflop.graph import node as graph
 from petaflop.graph.ops import Op
-from petaflop.profile import Ceilings, CompileRecord, Profile, profile
-from petaflop.report import KernelTotal
+from petaflop.profile import CompileRecord, Profile, profile
+from petaflop.report import Ceilings, KernelTotal, totals
 
 
 def squares(count: int = 6) -> graph.Node:
@@ -117,7 +117,7 @@ def test_table_of_nothing_and_of_no_time() -> None:
     assert Profile().table().splitlines()[-1].split() == ["in", "all", "0", "0.000"]
     total = KernelTotal("k", "d", "text", 1, 0.0, 1, 1)
     assert total.share(Ceilings(1, 1))[0] == 0
-    assert profiling.totals([]) == []
+    assert totals([]) == []
 
 
 def test_memory_by_tensor_and_line() -> None:

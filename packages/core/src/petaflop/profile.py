@@ -1,7 +1,8 @@
 """Records of what ran: kernels with time, bytes and operations; compiles by stage; memory by the user's line.
 
 `recorders` is an empty tuple unless a profile is active, so being off costs the driver one attribute check.
-All threads are recorded. The record functions also do the printing that PETAFLOP_DEBUG asks for.
+All threads are recorded. The record functions also do the printing that PETAFLOP_DEBUG asks for. Tables are
+made by report.py, imported when one is wanted.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from petaflop import debug
 from petaflop.config import config
-from petaflop.report import Ceilings, KernelTotal, kernel_table, memory_table, totals, write_trace
+
+if TYPE_CHECKING:
+    from petaflop.report import Ceilings, KernelTotal
 
 __all__ = [
-    "Ceilings",
     "CompileRecord",
-    "KernelTotal",
     "LaunchRecord",
     "MemoryEvent",
     "Profile",
@@ -42,8 +43,7 @@ __all__ = [
 clock = time.perf_counter
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchRecord:
+class LaunchRecord(NamedTuple):
     """One launch: `seconds` from `started`, the bytes of its arguments, and its arithmetic operations."""
 
     name: str
@@ -56,8 +56,7 @@ class LaunchRecord:
     thread: int
 
 
-@dataclass(frozen=True, slots=True)
-class CompileRecord:
+class CompileRecord(NamedTuple):
     """One kernel made ready to launch: seconds by stage; `cached` says that its binary came from the disk.
 
     `plan`, `loops` and `source` are None where there are none: an interpreting backend, or a cached binary.
@@ -75,8 +74,7 @@ class CompileRecord:
     assembly: Callable[[], str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleRecord:
+class ScheduleRecord(NamedTuple):
     """One schedule, its kernels made ready; `graph` and the user's `line` if the profile asked for them."""
 
     graph: str
@@ -86,8 +84,7 @@ class ScheduleRecord:
     cached: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryEvent:
+class MemoryEvent(NamedTuple):
     """Memory taken (`size` > 0), given back (< 0) or named (0)."""
 
     at: float
@@ -124,19 +121,27 @@ class Profile:
 
     def kernels(self) -> list[KernelTotal]:
         """Launches added up by kernel and backend, the longest total first."""
-        return totals(self.launches)
+        from petaflop import report
+
+        return report.totals(self.launches)
 
     def table(self, ceilings: Ceilings | None = None) -> str:
         """The kernels as text; with `ceilings`, the share of what the machine can do and what binds."""
-        return kernel_table(self.kernels(), ceilings)
+        from petaflop import report
+
+        return report.kernel_table(self.kernels(), ceilings)
 
     def memory_table(self) -> str:
         """The peak of memory taken meanwhile, and what was alive then, by tensor and by the user's line."""
-        return memory_table(self.memory)
+        from petaflop import report
+
+        return report.memory_table(self.memory)
 
     def save_trace(self, path: str | Path) -> None:
         """Write a Chrome trace (chrome://tracing, ui.perfetto.dev) of compiles, launches and memory."""
-        write_trace(Path(path), self.launches, self.compiles, self.memory)
+        from petaflop import report
+
+        report.write_trace(Path(path), self.launches, self.compiles, self.memory)
 
 
 recorders: tuple[Profile, ...] = ()
@@ -184,7 +189,7 @@ def record_compile(
         return
     started = clock() - sum(stages.values())
     brief = CompileRecord(name, kernel, backend, started, dict(stages), cached)
-    record = replace(brief, plan=plan, loops=loops, source=source, assembly=assembly)
+    record = brief._replace(plan=plan, loops=loops, source=source, assembly=assembly)
     for recorder in recorders:
         recorder.compiles.append(record if recorder.describe is not None else brief)
     for observer in observers:
