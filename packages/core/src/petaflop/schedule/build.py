@@ -29,7 +29,7 @@ from petaflop.graph.symbolic import add as add_index
 from petaflop.graph.view import source_index
 from petaflop.ir.kernel import Argument, Block, Store, axis, axis_size, load, reduction, value
 
-__all__ = ["build_block", "split_axes"]
+__all__ = ["build_block", "runs_over_nothing", "split_axes"]
 
 Position = tuple[Expr, ...]
 Key = tuple[Node, Position, Expr]
@@ -178,6 +178,8 @@ def _reduce(node: Node, name: str, builder: _Builder, in_place: bool) -> tuple[B
     if term.dtype is not node.dtype:
         term = value(Op.CAST, term, dtype=node.dtype)
     folded = _only_axes([inner[k] for k in node.arg.axes])
+    if any(axis_size(a) == 0 for a in folded):
+        term, folded = reduction("nothing", node.arg.op, term, folded).states[0].initial, ()
     if not folded:
         return (Block(_only_axes(position), (Store(name, tuple(position), term),)),)
     fold = reduction(f"{name}_acc", node.arg.op, term, folded)
@@ -248,6 +250,12 @@ _BUILD: dict[Op, Callable[[Node, str, _Builder, bool], tuple[Block, ...]]] = {
     Op.ASSIGN: _assign,
     Op.CUSTOM: _custom,
 }
+
+
+def runs_over_nothing(block: Block) -> bool:
+    """Whether an axis of size 0 means that the block never stores."""
+    scanned = [a for r in block.reductions if r.scan for a in r.axes]
+    return any(axis_size(a) == 0 for a in (*block.axes, *scanned))
 
 
 def split_axes(block: Block) -> Block:

@@ -25,7 +25,7 @@ from petaflop.ir.kernel import (
     state,
 )
 from petaflop.ir.schedule import Schedule, Slot, Step
-from petaflop.schedule.build import build_block
+from petaflop.schedule.build import build_block, runs_over_nothing
 from petaflop.schedule.group import Group, Stage, forward_values, group_stages, place_side_by_side
 from petaflop.schedule.materialize import choose_stages, is_alias, is_kernel
 
@@ -244,7 +244,7 @@ def _step(
             or used_by.get(name, set()) - {number}
             or any(s.base == memory.number[name] for s in memory.slots)
         }
-        blocks = forward_values(group.all_blocks, outside)
+        blocks = tuple(b for b in forward_values(group.all_blocks, outside) if not runs_over_nothing(b))
         private, blocks = _make_private(blocks, group, outside, memory)
         temporaries += private
         if blocks:  # else nobody reads what the group computes: an assignment replaced all of it
