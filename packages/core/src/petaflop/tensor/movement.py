@@ -17,7 +17,7 @@ from petaflop.graph.symbolic import Dim, Expr, product
 from petaflop.tensor.base import TensorBase, common_dtype
 from petaflop.tensor.fault import fault
 
-__all__ = ["Movement", "dims"]
+__all__ = ["Movement", "dims", "size_node"]
 
 
 def dims(name: str, sizes: Sequence[Any]) -> tuple[Dim, ...]:
@@ -306,7 +306,7 @@ class Movement(TensorBase):
             if result is None:
                 result = part
             else:
-                before = graph.compute(Op.LT, position, _size_node(start, shape))
+                before = graph.compute(Op.LT, position, size_node(start, shape))
                 result = graph.compute(Op.WHERE, before, result, part)
             start = stop
         assert result is not None
@@ -421,7 +421,7 @@ class Movement(TensorBase):
         return self._wrap(graph.compute(Op.WHERE, graph.compute(Op.LT, columns, rows), zero, self.node))
 
 
-def _size_node(size: Dim, shape: tuple[Dim, ...]) -> Node:
+def size_node(size: Dim, shape: tuple[Dim, ...]) -> Node:
     """A size, perhaps symbolic, in every element of a shape."""
     if isinstance(size, int):
         return graph.const(size, int32, shape)
