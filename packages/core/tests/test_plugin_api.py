@@ -45,8 +45,10 @@ def described_class(name: str, thing: type) -> Iterator[str]:
             )
             yield f"    {field.name}: {field.type}{' = ...' if optional else ''}"
     for field_name in getattr(thing, "_fields", ()):
-        optional = " = ..." if field_name in thing._field_defaults else ""  # type: ignore[attr-defined]
-        yield f"    {field_name}: {thing.__annotations__[field_name]}{optional}"
+        kind = thing.__annotations__[field_name]
+        kind = getattr(kind, "__forward_arg__", kind)
+        has_default = field_name in vars(thing)["_field_defaults"]
+        yield f"    {field_name}: {kind}{' = ...' if has_default else ''}"
     for method, function in sorted(vars(thing).items()):
         if inspect.isfunction(function) and (not method.startswith("_") or method == "__call__"):
             yield f"    def {method}{inspect.signature(function)}"
