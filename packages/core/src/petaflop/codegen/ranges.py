@@ -196,6 +196,6 @@ def tile_position(position: Expr, tiles: Sequence[Tile]) -> Expr:
 
 def tile_loops(tiles: Sequence[Tile], body: Body) -> Body:
     """`body` for every step of the tiles: unrolled ones outside, the vector lanes innermost."""
-    for tile in sorted(tiles, key=lambda tile: tile.bind == "unroll"):
+    for tile in sorted(reversed(tiles), key=lambda tile: tile.bind == "unroll"):
         body = (For(tile.axis, constant(0), constant(tile.count), 1, tile.bind, body),)
     return body
