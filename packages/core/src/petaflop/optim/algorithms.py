@@ -57,7 +57,8 @@ class SGD(Optimizer):
             return [(at.target, value - at.rate * grad)]
         fresh = grad
         if group["dampening"]:
-            fresh = grad * (at.steps == 1).where(1.0, 1 - group["dampening"])
+            first = (at.steps == 1).cast(grad.dtype)  # the buffer starts as the first gradient, undamped
+            fresh = grad * (first * group["dampening"] + (1 - group["dampening"]))
         buffer = at.state["momentum_buffer"] * group["momentum"] + fresh
         update = grad + buffer * group["momentum"] if group["nesterov"] else buffer
         return [(at.state["momentum_buffer"], buffer), (at.target, value - at.rate * update)]
@@ -156,7 +157,7 @@ class LAMB(Adam):
         scale = (second / _complement(beta2, at.steps)).sqrt() + group["eps"]
         update = first / _complement(beta1, at.steps) / scale + value * group["weight_decay"]
         weight_norm, update_norm = value.square().sum().sqrt(), update.square().sum().sqrt()
-        trust = ((weight_norm > 0) & (update_norm > 0)).where(weight_norm / update_norm, 1.0)
+        trust = ((weight_norm > 0) & (update_norm > 0)).where(weight_norm / update_norm, weight_norm * 0 + 1)
         return [
             (at.state["exp_avg"], first),
             (at.state["exp_avg_sq"], second),
