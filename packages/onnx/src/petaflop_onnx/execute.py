@@ -52,7 +52,9 @@ def _constant_tensor(array: np.ndarray[Any, Any], device: str | None) -> Tensor:
     return Tensor(array, device=device)
 
 
-def to_tensor(value: Value) -> Tensor:
+def to_tensor(value: Value | None) -> Tensor:
+    """The value as a Tensor; every named value exists."""
+    assert value is not None
     return value.tensor if isinstance(value, Constant) else value
 
 
@@ -126,7 +128,7 @@ class Execution:
     def _check_size(self, step: Step, value: Value) -> None:
         if isinstance(value, Constant):
             return
-        size = math.prod(value.shape) * value.dtype.itemsize
+        size = math.prod(map(int, value.shape)) * value.dtype.itemsize
         if size > _LIMIT:
             message = f"expected at most {_LIMIT} bytes for one value, got {list(value.shape)}"
             raise fault(self.path, _where(step), message)

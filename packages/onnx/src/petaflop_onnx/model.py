@@ -126,7 +126,7 @@ def _bake(
         if tensors:
             Tensor.realize(*tensors)
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.dtype.kind in "biu" and value.numel() <= LARGEST_FOLD:
+            if isinstance(value, Tensor) and value.dtype.kind in "biu" and int(value.numel()) <= LARGEST_FOLD:
                 values[name] = Constant(value.numpy(), device)
     return values
 

@@ -37,14 +37,14 @@ DTYPES: Mapping[int, np.dtype[Any]] = {
     TensorProto.FLOAT8E5M2: np.dtype(ml_dtypes.float8_e5m2),
 }
 _LIST_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
-_LIST_OF = {
+_LIST_OF: Mapping[int, str] = {
     TensorProto.FLOAT: "float_data",
     TensorProto.INT64: "int64_data",
     TensorProto.DOUBLE: "double_data",
     TensorProto.UINT32: "uint64_data",
     TensorProto.UINT64: "uint64_data",
 }
-_BITS = {  # types whose int32_data holds bit patterns
+_BITS: Mapping[int, np.dtype[Any]] = {  # types whose int32_data holds bit patterns
     TensorProto.FLOAT16: np.dtype(np.uint16),
     TensorProto.BFLOAT16: np.dtype(np.uint16),
     TensorProto.FLOAT8E4M3FN: np.dtype(np.uint8),

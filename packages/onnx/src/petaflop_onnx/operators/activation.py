@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from petaflop import Tensor
 from petaflop_onnx.host import normalize_axis
+from petaflop_onnx.operators.common import shape_of
 from petaflop_onnx.table import Call, operator
 
 
@@ -90,7 +91,7 @@ def _prelu(_: Call, x: Tensor, slope: Tensor) -> Tensor:
 
 @operator("PRelu", 1, 6)
 def _prelu_by_channel(_: Call, x: Tensor, slope: Tensor) -> Tensor:
-    if slope.ndim == 1 and slope.shape[0] != 1:
+    if slope.ndim == 1 and shape_of(slope)[0] != 1:
         slope = slope.reshape(-1, *[1] * (x.ndim - 2))
     return (x < 0).where(x * slope, x)
 
@@ -116,17 +117,17 @@ def _rows(call: Call, x: Tensor) -> Tensor:
 
 @operator("Softmax", 1, 11)
 def _softmax_rows(call: Call, x: Tensor) -> Tensor:
-    return _rows(call, x).softmax(-1).reshape(*x.shape)
+    return _rows(call, x).softmax(-1).reshape(*shape_of(x))
 
 
 @operator("LogSoftmax", 1, 11)
 def _log_softmax_rows(call: Call, x: Tensor) -> Tensor:
-    return _rows(call, x).log_softmax(-1).reshape(*x.shape)
+    return _rows(call, x).log_softmax(-1).reshape(*shape_of(x))
 
 
 def _one_at_maximum(x: Tensor, axis: int) -> Tensor:
     first = x.argmax(axis, keepdim=True)
-    positions = Tensor.arange(x.shape[axis], device=x.device).cast(first.dtype)
+    positions = Tensor.arange(shape_of(x)[axis], device=x.device).cast(first.dtype)
     shape = [1] * x.ndim
     shape[axis] = -1
     return (positions.reshape(*shape) == first).cast(x.dtype)
@@ -139,4 +140,4 @@ def _hardmax(call: Call, x: Tensor) -> Tensor:
 
 @operator("Hardmax", 1, 11)
 def _hardmax_rows(call: Call, x: Tensor) -> Tensor:
-    return _one_at_maximum(_rows(call, x), -1).reshape(*x.shape)
+    return _one_at_maximum(_rows(call, x), -1).reshape(*shape_of(x))

@@ -13,7 +13,7 @@ from petaflop_onnx.host import normalize_axis
 from petaflop_onnx.table import Call
 from petaflop_onnx.tensors import DTYPES
 
-__all__ = ["Array", "legacy", "numbers", "onnx_dtype", "pad_with", "permute_last", "spatial_pads"]
+__all__ = ["Array", "legacy", "numbers", "onnx_dtype", "pad_with", "shape_of", "spatial_pads"]
 
 Array = np.ndarray[Any, Any]
 
@@ -42,7 +42,7 @@ def pad_with(x: Tensor, widths: Sequence[tuple[int, int]], fill: float) -> Tenso
     """x padded by (before, after) per axis; negative widths crop."""
     if all(width == (0, 0) for width in widths):
         return x
-    for (before, after), size in zip(widths, x.shape, strict=True):
+    for (before, after), size in zip(widths, shape_of(x), strict=True):
         if before + after + size < 0:
             raise ValueError(
                 f"pads: expected to leave an axis of {size} a size of 0 or more, got {before}, {after}"
@@ -50,11 +50,9 @@ def pad_with(x: Tensor, widths: Sequence[tuple[int, int]], fill: float) -> Tenso
     return x.pad(tuple(widths), value=fill)
 
 
-def permute_last(x: Tensor, axis: int) -> tuple[Tensor, list[int]]:
-    """x with `axis` moved to the end, and the order that moves it back."""
-    order = [k for k in range(x.ndim) if k != axis] + [axis]
-    back = [order.index(k) for k in range(x.ndim)]
-    return x.permute(*order), back
+def shape_of(x: Tensor) -> tuple[int, ...]:
+    """The shape as ints: a run's sizes are known by the time its nodes are."""
+    return tuple(int(size) for size in x.shape)
 
 
 def spatial_pads(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from petaflop import Tensor
 from petaflop.dtype import int32
-from petaflop_onnx.operators.common import pad_with, spatial_pads
+from petaflop_onnx.operators.common import pad_with, shape_of, spatial_pads
 from petaflop_onnx.table import Call, operator
 
 
@@ -21,11 +21,11 @@ def _convolve(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     rank = x.ndim - 2
     if rank < 1 or weight.ndim != x.ndim:
         raise ValueError(f"W: expected as many axes as X, 3 or more, got {x.ndim} and {weight.ndim}")
-    kernel = list(weight.shape[2:])
+    kernel = list(shape_of(weight)[2:])
     if call.get("kernel_shape") and list(call["kernel_shape"]) != kernel:
         raise ValueError(f"kernel_shape: expected {kernel} as W has, got {list(call['kernel_shape'])}")
     strides, dilations = _numbers(call, "strides", rank), _numbers(call, "dilations", rank)
-    pads = spatial_pads(call, x.shape[2:], kernel, strides, dilations)
+    pads = spatial_pads(call, shape_of(x)[2:], kernel, strides, dilations)
     padding: int | Sequence[int] = 0
     if all(before == after >= 0 for before, after in pads):
         padding = [before for before, _ in pads]
@@ -53,16 +53,16 @@ def _conv_integer(
 @operator("ConvTranspose", 1, 11, 22)
 def _conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     rank = x.ndim - 2
-    kernel = list(weight.shape[2:])
+    kernel = list(shape_of(weight)[2:])
     strides, dilations = _numbers(call, "strides", rank), _numbers(call, "dilations", rank)
     extra = list(call.get("output_padding") or (0,) * rank)
     full = [
         (size - 1) * stride + (taps - 1) * dilation + 1 + more
         for size, stride, taps, dilation, more in zip(
-            x.shape[2:], strides, kernel, dilations, extra, strict=True
+            shape_of(x)[2:], strides, kernel, dilations, extra, strict=True
         )
     ]
-    pads = _transpose_pads(call, x.shape[2:], strides, full)
+    pads = _transpose_pads(call, shape_of(x)[2:], strides, full)
     out = x.conv_transpose2d(
         weight,
         bias,

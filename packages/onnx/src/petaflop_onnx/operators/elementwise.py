@@ -219,7 +219,7 @@ def _mean(call: Call, *parts: Tensor) -> Tensor:
 
 @operator("Where", 9, 16)
 def _where(_: Call, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return a.where(condition, b)
+    return condition.where(a, b)
 
 
 # ---- limits and types ----

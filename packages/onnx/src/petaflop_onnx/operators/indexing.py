@@ -10,7 +10,7 @@ import numpy as np
 from petaflop import Tensor
 from petaflop.dtype import int64
 from petaflop_onnx.host import normalize_axis
-from petaflop_onnx.operators.common import Array, numbers
+from petaflop_onnx.operators.common import Array, numbers, shape_of
 from petaflop_onnx.table import Call, operator
 
 
@@ -25,7 +25,7 @@ def _gather(call: Call, x: Tensor, index: Tensor | Array) -> Tensor:
     before = (slice(None),) * axis
     if not isinstance(index, np.ndarray):
         return x[(*before, index)]
-    size = x.shape[axis]
+    size = shape_of(x)[axis]
     if index.size and not -size <= index.min() <= index.max() < size:
         raise ValueError(f"indices: expected {-size} to {size - 1}, got {index.min()} to {index.max()}")
     if index.ndim == 0:
@@ -36,7 +36,7 @@ def _gather(call: Call, x: Tensor, index: Tensor | Array) -> Tensor:
 @operator("GatherElements", 11, 13)
 def _gather_elements(call: Call, x: Tensor, index: Tensor) -> Tensor:
     axis = normalize_axis(call["axis"], x.ndim)
-    return x.gather(axis, _wrapped(index, x.shape[axis]))
+    return x.gather(axis, _wrapped(index, shape_of(x)[axis]))
 
 
 def _flat_places(index: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -51,8 +51,8 @@ def _flat_places(index: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
 @operator("GatherND", 11, 12, 13)
 def _gather_nd(call: Call, x: Tensor, index: Tensor) -> Tensor:
-    batch, depth = call.get("batch_dims", 0), index.shape[-1]
-    lead, sizes, rest = x.shape[:batch], x.shape[batch : batch + depth], x.shape[batch + depth :]
+    batch, depth = call.get("batch_dims", 0), shape_of(index)[-1]
+    lead, sizes, rest = shape_of(x)[:batch], shape_of(x)[batch : batch + depth], shape_of(x)[batch + depth :]
     rows = math.prod(lead)
     place = _flat_places(index, tuple(sizes)).reshape(rows, -1)
     if batch:
@@ -60,7 +60,7 @@ def _gather_nd(call: Call, x: Tensor, index: Tensor) -> Tensor:
             -1, 1
         )
     table = x.reshape(rows * math.prod(sizes), *rest)
-    return table[place.reshape(-1)].reshape(*index.shape[:-1], *rest)
+    return table[place.reshape(-1)].reshape(*shape_of(index)[:-1], *rest)
 
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -78,19 +78,19 @@ def _scatter_into(x: Tensor, axis: int, index: Tensor, values: Tensor, reduction
 @operator("ScatterElements", 11, 13, 16, 18)
 def _scatter_elements(call: Call, x: Tensor, index: Tensor, values: Tensor) -> Tensor:
     axis = normalize_axis(call["axis"], x.ndim)
-    return _scatter_into(x, axis, _wrapped(index, x.shape[axis]), values, call.get("reduction", "none"))
+    return _scatter_into(x, axis, _wrapped(index, shape_of(x)[axis]), values, call.get("reduction", "none"))
 
 
 @operator("ScatterND", 11, 13, 16, 18)
 def _scatter_nd(call: Call, x: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    depth = index.shape[-1]
-    sizes, rest = x.shape[:depth], x.shape[depth:]
+    depth = shape_of(index)[-1]
+    sizes, rest = shape_of(x)[:depth], shape_of(x)[depth:]
     place = _flat_places(index, tuple(sizes)).reshape(-1, 1)
     width = math.prod(rest)
-    place = place.expand(place.shape[0], width)
+    place = place.expand(shape_of(place)[0], width)
     table = x.reshape(math.prod(sizes), width)
-    rows = values.reshape(place.shape[0], width)
-    return _scatter_into(table, 0, place, rows, call.get("reduction", "none")).reshape(*x.shape)
+    rows = values.reshape(shape_of(place)[0], width)
+    return _scatter_into(table, 0, place, rows, call.get("reduction", "none")).reshape(*shape_of(x))
 
 
 @operator("OneHot", 9, 11, host=(1,))
@@ -101,7 +101,7 @@ def _one_hot(call: Call, index: Tensor, depth: Array, values: Tensor) -> Tensor:
     shape[axis] = count
     places = Tensor.arange(count, device=index.device).cast(int64).reshape(*shape)
     wanted = _wrapped(index.cast(int64), count).unsqueeze(axis)
-    return values[1].where(places == wanted, values[0])
+    return (places == wanted).where(values[1], values[0])
 
 
 @operator("Compress", 9, 11, host=(1,))
@@ -110,7 +110,7 @@ def _compress(call: Call, x: Tensor, condition: Array) -> Tensor:
         x, axis = x.reshape(-1), 0
     else:
         axis = normalize_axis(call["axis"], x.ndim)
-    places = np.flatnonzero(condition.ravel()[: x.shape[axis]])
+    places = np.flatnonzero(condition.ravel()[: shape_of(x)[axis]])
     return x[(*(slice(None),) * axis, Tensor(places.astype(np.int64), device=x.device))]
 
 
@@ -121,10 +121,10 @@ def _reverse_sequence(call: Call, x: Tensor, lengths: Tensor) -> Tensor:
     along[time] = -1
     across = [1] * x.ndim
     across[batch] = -1
-    places = Tensor.arange(x.shape[time], device=x.device).cast(int64).reshape(*along)
+    places = Tensor.arange(shape_of(x)[time], device=x.device).cast(int64).reshape(*along)
     stop = lengths.cast(int64).reshape(*across)
     source = (places < stop).where(stop - 1 - places, places)
-    return x.gather(time, source.expand(*x.shape))
+    return x.gather(time, source.expand(*shape_of(x)))
 
 
 @operator("CenterCropPad", 18, host=(1,))
@@ -132,8 +132,8 @@ def _center_crop_pad(call: Call, x: Tensor, shape: Array) -> Any:
     given = call.get("axes")
     axes = range(x.ndim) if given is None else [normalize_axis(axis, x.ndim) for axis in given]
     for axis, target in zip(axes, numbers(shape), strict=True):
-        size = x.shape[axis]
-        ranges, widths = [(0, n) for n in x.shape], [(0, 0)] * x.ndim
+        size = shape_of(x)[axis]
+        ranges, widths = [(0, n) for n in shape_of(x)], [(0, 0)] * x.ndim
         start = max(0, (size - target) // 2)
         ranges[axis] = (start, start + min(size, target))
         missing = max(0, target - size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from petaflop import Tensor
 from petaflop.dtype import int32
-from petaflop_onnx.operators.common import legacy
+from petaflop_onnx.operators.common import legacy, shape_of
 from petaflop_onnx.table import Call, operator
 
 
@@ -45,7 +45,7 @@ def _without_zero(x: Tensor, zero: Tensor | None, axis: int) -> Tensor:
     if zero is None:
         return wide
     zero = zero.cast(int32)
-    if zero.ndim == 1 and zero.shape[0] != 1 and axis == -2:
+    if zero.ndim == 1 and shape_of(zero)[0] != 1 and axis == -2:
         zero = zero.unsqueeze(-1)
     return wide - zero
 

@@ -10,7 +10,7 @@ import numpy as np
 from petaflop import Tensor
 from petaflop.dtype import from_numpy_dtype
 from petaflop_onnx.host import axes_of, normalize_axis, slices_of
-from petaflop_onnx.operators.common import Array, numbers, onnx_dtype, pad_with
+from petaflop_onnx.operators.common import Array, numbers, onnx_dtype, pad_with, shape_of
 from petaflop_onnx.table import Call, operator
 
 _SHAPES = (13, 14, 19, 21, 23, 24, 25)
@@ -35,10 +35,10 @@ def _reshape_attribute(call: Call, x: Tensor) -> Tensor:
 
 def _reshape_to(x: Tensor, sizes: list[int], zero_is_zero: bool) -> Tensor:
     """0 keeps the size of that axis and one -1 takes what is left."""
-    target = [x.shape[k] if size == 0 and not zero_is_zero else size for k, size in enumerate(sizes)]
+    target = [shape_of(x)[k] if size == 0 and not zero_is_zero else size for k, size in enumerate(sizes)]
     if target.count(-1) == 1 and 0 not in target:
         known = math.prod(size for size in target if size != -1)
-        target[target.index(-1)] = math.prod(x.shape) // known
+        target[target.index(-1)] = math.prod(shape_of(x)) // known
     return x.reshape(*target)
 
 
@@ -47,7 +47,7 @@ def _flatten(call: Call, x: Tensor) -> Tensor:
     axis = call["axis"] if call["axis"] >= 0 else call["axis"] + x.ndim
     if not 0 <= axis <= x.ndim:
         raise ValueError(f"axis: expected {-x.ndim} to {x.ndim}, got {call['axis']}")
-    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+    return x.reshape(math.prod(shape_of(x)[:axis]), math.prod(shape_of(x)[axis:]))
 
 
 @operator("Transpose", 1, *_VIEWS)
@@ -59,11 +59,11 @@ def _transpose(call: Call, x: Tensor) -> Tensor:
 @operator("Squeeze", 1, 11)
 def _squeeze(call: Call, x: Tensor, axes: Array | None = None) -> Tensor:
     if axes is None and call.get("axes") is None:
-        return x.reshape(*[size for size in x.shape if size != 1])
+        return x.reshape(*[size for size in shape_of(x) if size != 1])
     which = axes_of(call, axes, x.ndim)
-    if any(x.shape[axis] != 1 for axis in which):
-        raise ValueError(f"axes: expected axes of size 1, got {list(which)} of {list(x.shape)}")
-    return x.reshape(*[size for axis, size in enumerate(x.shape) if axis not in which])
+    if any(shape_of(x)[axis] != 1 for axis in which):
+        raise ValueError(f"axes: expected axes of size 1, got {list(which)} of {list(shape_of(x))}")
+    return x.reshape(*[size for axis, size in enumerate(shape_of(x)) if axis not in which])
 
 
 @operator("Unsqueeze", *_VIEWS, host=(1,))
@@ -74,14 +74,14 @@ def _unsqueeze(call: Call, x: Tensor, axes: Array | None = None) -> Tensor:
     which = {normalize_axis(axis, rank) for axis in given}
     if len(which) != len(given):
         raise ValueError(f"axes: expected different axes, got {list(given)}")
-    sizes = iter(x.shape)
+    sizes = iter(shape_of(x))
     return x.reshape(*[1 if axis in which else next(sizes) for axis in range(rank)])
 
 
 @operator("Expand", 8, 13, host=(1,))
 def _expand(_: Call, x: Tensor, shape: Array) -> Tensor:
-    sizes = np.broadcast_shapes(tuple(x.shape), tuple(numbers(shape)))
-    return x.reshape(*[1] * (len(sizes) - x.ndim), *x.shape).expand(*sizes)
+    sizes = np.broadcast_shapes(shape_of(x), tuple(numbers(shape)))
+    return x.reshape(*[1] * (len(sizes) - x.ndim), *shape_of(x)).expand(*sizes)
 
 
 @operator("Tile", 6, 13, host=(1,))
@@ -106,15 +106,15 @@ def _concat(call: Call, *parts: Tensor) -> Tensor:
 @operator("Slice", 10, 11, 13, host=(1, 2, 3, 4))
 @operator("Slice", 1)
 def _slice(call: Call, x: Tensor, *given: Array | None) -> Tensor:
-    return x[slices_of(call, tuple(x.shape), *given)]
+    return x[slices_of(call, shape_of(x), *given)]
 
 
 def _cut(x: Tensor, axis: int, sizes: list[int]) -> tuple[Tensor, ...]:
-    if sum(sizes) != x.shape[axis] or min(sizes, default=0) < 0:
-        raise ValueError(f"split: expected sizes that add to {x.shape[axis]}, got {sizes}")
+    if sum(sizes) != shape_of(x)[axis] or min(sizes, default=0) < 0:
+        raise ValueError(f"split: expected sizes that add to {shape_of(x)[axis]}, got {sizes}")
     parts, start = [], 0
     for size in sizes:
-        ranges = [(0, n) for n in x.shape]
+        ranges = [(0, n) for n in shape_of(x)]
         ranges[axis] = (start, start + size)
         parts.append(x.shrink(ranges))
         start += size
@@ -128,8 +128,8 @@ def _split(call: Call, x: Tensor, split: Array | None = None) -> tuple[Tensor, .
     given = call.get("split") if split is None else numbers(split)
     if given is None:
         count = call.get("num_outputs") or call.output_count
-        part = -(-x.shape[axis] // count)
-        given = [part] * (count - 1) + [x.shape[axis] - part * (count - 1)]
+        part = -(-shape_of(x)[axis] // count)
+        given = [part] * (count - 1) + [shape_of(x)[axis] - part * (count - 1)]
     return _cut(x, axis, list(given))
 
 
@@ -166,14 +166,14 @@ def _pad_mode(mode: str, x: Tensor, widths: list[tuple[int, int]], fill: Any) ->
     if fill is None or isinstance(fill, np.ndarray):
         return pad_with(x, widths, 0 if fill is None or fill.size == 0 else fill.item())
     inside = x.full_like(1).pad(tuple(widths))
-    return pad_with(x, widths, 0).where(inside != 0, fill.reshape(()))
+    return (inside != 0).where(pad_with(x, widths, 0), fill.reshape(()))
 
 
 def _pad_axis(mode: str, x: Tensor, axis: int, before: int, after: int) -> Tensor:
     """Pads that repeat what is inside: a gather at positions that the host knows."""
     if (before, after) == (0, 0):
         return x
-    size = x.shape[axis]
+    size = shape_of(x)[axis]
     places = np.arange(-before, size + after)
     if mode == "edge":
         places = places.clip(0, size - 1)
@@ -193,7 +193,7 @@ def _pad_axis(mode: str, x: Tensor, axis: int, before: int, after: int) -> Tenso
 
 @operator("DepthToSpace", 1, 11, 13)
 def _depth_to_space(call: Call, x: Tensor) -> Tensor:
-    batch, depth, height, width = x.shape
+    batch, depth, height, width = shape_of(x)
     block = call["blocksize"]
     if call.get("mode", "DCR") == "DCR":
         x = x.reshape(batch, block, block, depth // block**2, height, width).permute(0, 3, 4, 1, 5, 2)
@@ -204,7 +204,7 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 
 @operator("SpaceToDepth", 1, 13)
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
-    batch, depth, height, width = x.shape
+    batch, depth, height, width = shape_of(x)
     block = call["blocksize"]
     x = x.reshape(batch, depth, height // block, block, width // block, block).permute(0, 3, 5, 1, 2, 4)
     return x.reshape(batch, depth * block**2, height // block, width // block)
@@ -254,7 +254,7 @@ def _range(_: Call, start: Array, stop: Array, step: Array) -> Tensor:
 
 @operator("EyeLike", 9, 22)
 def _eye_like(call: Call, x: Tensor) -> Tensor:
-    rows, columns = x.shape
+    rows, columns = shape_of(x)
     dtype = x.dtype if call.get("dtype") is None else onnx_dtype(call["dtype"])
     distance = Tensor.arange(columns).reshape(1, -1) - Tensor.arange(rows).reshape(-1, 1)
     return (distance == call["k"]).cast(dtype)

@@ -6,7 +6,7 @@ from typing import Any
 
 from petaflop import Tensor
 from petaflop_onnx.host import normalize_axis
-from petaflop_onnx.operators.common import onnx_dtype
+from petaflop_onnx.operators.common import onnx_dtype, shape_of
 from petaflop_onnx.table import Call, operator
 
 
@@ -61,9 +61,9 @@ def _rms_normalization(call: Call, x: Tensor, scale: Tensor) -> Tensor:
 @operator("GroupNormalization", 21)
 def _group_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups = call["num_groups"]
-    wide = x.cast(onnx_dtype(call["stash_type"])).reshape(x.shape[0], groups, -1)
+    wide = x.cast(onnx_dtype(call["stash_type"])).reshape(shape_of(x)[0], groups, -1)
     normal, _, _ = _standardize(wide, (2,), call["epsilon"])
-    normal = normal.reshape(*x.shape).cast(x.dtype)
+    normal = normal.reshape(*shape_of(x)).cast(x.dtype)
     return normal * _by_channel(scale, x.ndim) + _by_channel(bias, x.ndim)
 
 

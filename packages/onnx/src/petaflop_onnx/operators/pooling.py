@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from petaflop import Tensor
-from petaflop_onnx.operators.common import pad_with, spatial_pads
+from petaflop_onnx.operators.common import pad_with, shape_of, spatial_pads
 from petaflop_onnx.table import Call, operator
 
 
@@ -30,12 +30,12 @@ def _windows(call: Call, x: Tensor) -> _Windows:
         raise ValueError(
             f"kernel_shape: expected {rank} positive sizes, strides and dilations, got {kernel}, {strides}"
         )
-    pads = spatial_pads(call, x.shape[2:], kernel, strides, dilations)
+    pads = spatial_pads(call, shape_of(x)[2:], kernel, strides, dilations)
     extra = [0] * rank
     if call.get("ceil_mode"):
         for axis in range(rank):
             extra[axis] = _ceil_extra(
-                x.shape[axis + 2], kernel[axis], strides[axis], dilations[axis], pads[axis]
+                shape_of(x)[axis + 2], kernel[axis], strides[axis], dilations[axis], pads[axis]
             )
     return _Windows(kernel, strides, dilations, pads, extra)
 
@@ -83,7 +83,7 @@ def _average(x: Tensor, windows: _Windows, count_padding: bool) -> Tensor:
         for taps in windows.kernel:
             count *= taps
         return total / count
-    ones = Tensor.ones(1, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+    ones = Tensor.ones(1, 1, *shape_of(x)[2:], dtype=x.dtype, device=x.device)
     if count_padding:  # the node's padding counts, what ceil_mode adds does not
         ones = pad_with(ones, [(0, 0), (0, 0), *windows.pads], 1)
         windows = windows._replace(pads=[(0, 0)] * len(windows.pads))

@@ -5,20 +5,20 @@ from __future__ import annotations
 from petaflop import Tensor
 from petaflop.dtype import DType, float32, int32, uint8
 from petaflop_onnx.host import normalize_axis
-from petaflop_onnx.operators.common import onnx_dtype
+from petaflop_onnx.operators.common import onnx_dtype, shape_of
 from petaflop_onnx.table import Call, operator
 
 
 def _spread(call: Call, scale: Tensor, x: Tensor) -> Tensor:
     """The scale (or zero point) of every element of x."""
-    if scale.ndim == 0 or (scale.ndim == 1 and scale.shape[0] == 1):
+    if scale.ndim == 0 or (scale.ndim == 1 and shape_of(scale)[0] == 1):
         return scale.reshape(*[1] * x.ndim)
     axis = normalize_axis(call.get("axis", 1), x.ndim)
     if scale.ndim == 1:
         return scale.reshape(*[-1 if k == axis else 1 for k in range(x.ndim)])
-    block = call.get("block_size") or -(-x.shape[axis] // scale.shape[axis])
+    block = call.get("block_size") or -(-shape_of(x)[axis] // shape_of(scale)[axis])
     wide = scale.repeat_interleave(block, axis)
-    return wide.shrink([(0, size) for size in x.shape])
+    return wide.shrink([(0, size) for size in shape_of(x)])
 
 
 def _saturate(x: Tensor, dtype: DType) -> Tensor:

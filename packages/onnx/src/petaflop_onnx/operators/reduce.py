@@ -7,7 +7,7 @@ from collections.abc import Callable
 from petaflop import Tensor
 from petaflop.dtype import bool_, int64, uint8
 from petaflop_onnx.host import axes_of, normalize_axis
-from petaflop_onnx.operators.common import Array
+from petaflop_onnx.operators.common import Array, shape_of
 from petaflop_onnx.table import Call, operator
 
 Axes = tuple[int, ...]
@@ -47,7 +47,7 @@ def _integer_mean(x: Tensor, axes: Axes, keep: bool) -> Tensor:
     total = x.sum(axes, keepdim=keep)
     count = 1
     for axis in axes:
-        count *= x.shape[axis]
+        count *= shape_of(x)[axis]
     return total.div(count, rounding_mode="trunc")
 
 
@@ -71,7 +71,7 @@ for _name, _function in _REDUCE.items():
 
 def _last(x: Tensor, axis: int, place: Callable[[Tensor], Tensor]) -> Tensor:
     """The last of equal extremes: the first of the reversed axis."""
-    return x.shape[axis] - 1 - place(x.flip(axis))
+    return shape_of(x)[axis] - 1 - place(x.flip(axis))
 
 
 def _arg(call: Call, x: Tensor, name: str) -> Tensor:
@@ -100,9 +100,9 @@ def _running(call: Call, x: Tensor, axis: int, name: str, start: int) -> Tensor:
     total = getattr(x, name)(axis).cast(x.dtype)
     if call["exclusive"]:
         first = total.full_like(start).shrink(
-            [(0, min(1, n) if k == axis else n) for k, n in enumerate(x.shape)]
+            [(0, min(1, n) if k == axis else n) for k, n in enumerate(shape_of(x))]
         )
-        rest = total.shrink([(0, max(n - 1, 0) if k == axis else n) for k, n in enumerate(x.shape)])
+        rest = total.shrink([(0, max(n - 1, 0) if k == axis else n) for k, n in enumerate(shape_of(x))])
         total = first.cat(rest, dim=axis)
     return total.flip(axis) if call["reverse"] else total
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from petaflop import Tensor
 from petaflop_onnx.host import normalize_axis
-from petaflop_onnx.operators.common import Array, numbers
+from petaflop_onnx.operators.common import Array, numbers, shape_of
 from petaflop_onnx.table import Call, operator
 
 
@@ -68,7 +68,7 @@ def _choose(table: dict[str, Any], call: Call, name: str, default: str) -> Any:
 
 def _resize_axis(call: Call, x: Tensor, axis: int, scale: float, wanted: int) -> Tensor:
     """One axis at a new size; the places and weights are constants."""
-    size = x.shape[axis]
+    size = shape_of(x)[axis]
     out = np.arange(wanted, dtype=np.float64)
     default = "half_pixel" if call.operator == "Resize" and call.version > 10 else "asymmetric"
     place = _choose(_PLACES, call, "coordinate_transformation_mode", default)(out, scale, size, wanted)
@@ -78,7 +78,8 @@ def _resize_axis(call: Call, x: Tensor, axis: int, scale: float, wanted: int) ->
         return _take(x, axis, nearest)
     if call["mode"] == "cubic":
         a = call["cubic_coeff_a"]
-        offsets, weigh = (-1, 0, 1, 2), lambda distance: _cubic(distance, a)
+        offsets: tuple[int, ...] = (-1, 0, 1, 2)
+        weigh: Callable[[Array], Array] = lambda distance: _cubic(distance, a)  # noqa: E731
     elif call["mode"] in ("linear", "bilinear"):
         offsets, weigh = (0, 1), lambda distance: np.maximum(0, 1 - np.abs(distance))
     else:
@@ -103,7 +104,7 @@ def _resize_axis(call: Call, x: Tensor, axis: int, scale: float, wanted: int) ->
 
 
 def _take(x: Tensor, axis: int, places: Array) -> Tensor:
-    clamped = places.clip(0, x.shape[axis] - 1).astype(np.int32)
+    clamped = places.clip(0, shape_of(x)[axis] - 1).astype(np.int32)
     return x[(*(slice(None),) * axis, Tensor(clamped, device=x.device))]
 
 
@@ -111,13 +112,13 @@ def _resize_to(call: Call, x: Tensor, scales: list[float] | None, sizes: list[in
     given = call.get("axes")
     axes = list(range(x.ndim)) if given is None else [normalize_axis(axis, x.ndim) for axis in given]
     if sizes is not None:
-        scales, sizes = _from_sizes(call, [x.shape[axis] for axis in axes], sizes)
+        scales, sizes = _from_sizes(call, [shape_of(x)[axis] for axis in axes], sizes)
     elif scales is not None:
-        sizes = [math.floor(x.shape[axis] * scale) for axis, scale in zip(axes, scales, strict=True)]
+        sizes = [math.floor(shape_of(x)[axis] * scale) for axis, scale in zip(axes, scales, strict=True)]
     if scales is None or sizes is None or len(scales) != len(axes) or min(scales) <= 0:
         raise ValueError(f"scales: expected {len(axes)} positive scales or sizes, got {scales or sizes}")
     for axis, scale, wanted in zip(axes, scales, sizes, strict=True):
-        if scale != 1 or wanted != x.shape[axis]:
+        if scale != 1 or wanted != shape_of(x)[axis]:
             x = _resize_axis(call, x, axis, scale, wanted)
     return x
 
