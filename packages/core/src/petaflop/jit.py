@@ -89,7 +89,7 @@ class _Capture:
     backend: Backend
     structure: Any  # of the result
     inputs: dict[int, int] = field(default_factory=dict)  # slot → argument
-    states: dict[int, Tensor] = field(default_factory=dict)  # slot → closed-over tensor
+    states: dict[int, tuple[Tensor, bool]] = field(default_factory=dict)  # slot → closed-over (tensor, its gradient?)
     fixed: dict[int, Buffer] = field(default_factory=dict)  # slot → memory nobody else can change
     outputs: list[tuple[Node, int]] = field(default_factory=list)  # (node, slot) of each returned tensor
     assigned: list[tuple[Tensor | int, Node, int]] = field(
@@ -178,7 +178,9 @@ def _capture(function: Callable[..., Any], structure: Any, tensors: Sequence[Ten
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
-    node = buffer_leaf(tensor._node.memory(), tensor.dtype, tensor.shape, tensor.device)
+    memory = tensor._node.memory()
+    alone = memory.part(0, memory.size)  # the same tensor may come twice, and not the next time
+    node = buffer_leaf(alone, tensor.dtype, tensor.shape, tensor.device)
     stand_in = Tensor._from_node(node, tensor.device)
     if tensor.requires_grad:
         stand_in.requires_grad_()
@@ -210,11 +212,14 @@ def _assemble(
         dict.fromkeys([*outputs, *(n for _, n in assigned), *(n for _, n in grads if n is not None)])
     )
     order = toposort(roots)
-    old: dict[Node, Tensor] = {}
+    old: dict[Node, tuple[Tensor, bool]] = {}  # node → (tensor, whether it is that tensor's gradient)
     for t, node, _ in before.values():
-        old[node] = t
+        old.setdefault(node, (t, False))
         if t.requires_grad and node.op is Op.REALIZE and node.sources[0].is_realized:
-            old[node.sources[0]] = t  # the memory below a gradient target's own leaf
+            old[node.sources[0]] = (t, False)  # the memory below a gradient target's own leaf
+    for t, _, grad in before.values():
+        if grad is not None:  # a replay gives the tensor another gradient, so that is bound by its owner
+            old[before[id(grad)][1]] = (t, True)
     waiting = [
         n for n in order if n in old and n.buffer is None and n.op not in _CONSTANTS and n not in roots
     ]
@@ -272,7 +277,7 @@ def _backend(order: Sequence[Node], roots: Sequence[Node], stand_ins: Sequence[T
 
 
 def _bind(
-    capture: _Capture, number: int, node: Node, leaves: Mapping[Node, int], old: Mapping[Node, Tensor]
+    capture: _Capture, number: int, node: Node, leaves: Mapping[Node, int], old: Mapping[Node, tuple[Tensor, bool]]
 ) -> None:
     below = node.sources[0] if node.op is Op.REALIZE and node.sources and node.sources[0] in leaves else node
     if below in leaves:
@@ -298,8 +303,8 @@ def _replay(capture: _Capture, tensors: Sequence[Tensor]) -> list[Tensor]:
     given = dict(capture.fixed)
     for slot, number in capture.inputs.items():
         given[slot] = _readable(tensors[number]._node, bindings)
-    for slot, tensor in capture.states.items():
-        given[slot] = _readable(_settled(tensor), bindings)
+    for slot, (tensor, gradient) in capture.states.items():
+        given[slot] = _readable(_settled(tensor.grad if gradient else tensor), bindings)
     _make_exclusive(capture, tensors, given)
     buffers = _buffers(capture, given, bindings)
     if profile.recorders or config.debug >= 2 or config.check:
@@ -309,8 +314,9 @@ def _replay(capture: _Capture, tensors: Sequence[Tensor]) -> list[Tensor]:
     return _deliver(capture, buffers, tensors, bindings)
 
 
-def _settled(tensor: Tensor) -> Node:
+def _settled(tensor: Tensor | None) -> Node:
     """The node of a closed-over tensor, computed if somebody assigned it lazily since."""
+    assert tensor is not None, "a capture is only replayed while the gradients it reads are there"
     if not tensor._node.is_realized:
         tensor.realize()
     return tensor._node
@@ -330,8 +336,9 @@ def _make_exclusive(capture: _Capture, tensors: Sequence[Tensor], given: dict[in
     """Memory that is written in place and that somebody else can still see is copied first."""
     if not capture.overwritten:
         return
-    changing = {t._node for t, _, _ in capture.assigned if isinstance(t, Tensor)}
-    needed = runtime.needed_later(changing) | {id(t._node.buffer) for t in tensors}
+    changing = {id(t) for t, _, _ in capture.assigned if isinstance(t, Tensor)}
+    others = [t._node for t in live_tensors() if id(t) not in changing]
+    needed = runtime.needed_later(others) | {id(t._node.buffer) for t in tensors}
     for slot in capture.overwritten:
         buffer = given[slot]
         if id(buffer) in needed:

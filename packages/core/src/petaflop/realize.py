@@ -10,7 +10,7 @@ import contextlib
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,7 +190,7 @@ def _may_overwrite(order: Sequence[Node], roots: Sequence[Node]) -> set[Node]:
     assigns = [node for node in order if node.op is Op.ASSIGN and node.buffer is None]
     if not assigns:
         return set()
-    needed = needed_later(set(roots))
+    needed = needed_later(_live(), set(roots))
     result: set[Node] = set()
     taken: set[int] = set()
     for node in assigns:
@@ -205,12 +205,11 @@ def _may_overwrite(order: Sequence[Node], roots: Sequence[Node]) -> set[Node]:
     return result
 
 
-def needed_later(roots: set[Node]) -> set[int]:
-    """Identities of the buffers (and unrealized nodes) that live tensors can still read, `roots` being
-    computed."""
+def needed_later(live: Iterable[Node], roots: Set[Node] = frozenset()) -> set[int]:
+    """Identities of the buffers and nodes that `live` nodes can still read once `roots` are computed."""
     needed: set[int] = set()
     seen: set[Node] = set()
-    stack = [node for node in _live() if node not in roots]
+    stack = [node for node in live if node not in roots]
     while stack:
         node = stack.pop()
         if node in seen or node in roots:
