@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from petaflop.codegen.flatten import TILE, Flattener, within
 from petaflop.codegen.ranges import Cursor, Level, Range, Tile, levels_of, loop_variable, loops, minimum, tile_loops, tile_position
@@ -30,7 +31,7 @@ from petaflop.graph.symbolic import (
     product,
     substitute,
 )
-from petaflop.ir.kernel import Block, Kernel, Reduction, Temporary, axis, axis_size, common_axes, state
+from petaflop.ir.kernel import Block, Kernel, Reduction, Temporary, axis, axis_size, common_axes, loads_of, state
 from petaflop.ir.loops import Alloc, Let, Memory, Segment, Statement, Store
 from petaflop.ir.plan import Nest
 from petaflop.ir.target import Target
@@ -155,7 +156,13 @@ class NestLowering:
     def _stores(self, block: Block, cursor: Cursor, known: Mapping[Expr, Expr]) -> Body:
         exprs = [expr for s in block.stores for expr in (*s.index, s.value, s.valid)]
         placed = iter(self._place(exprs, cursor, known))
-        return tuple(Store(s.buffer, *(next(placed) for _ in range(3))) for s in block.stores)
+        stores = [Store(s.buffer, *(next(placed) for _ in range(3))) for s in block.stores]
+        written = {s.buffer for s in stores[:-1]}
+        if not any(load.arg[0] in written for s in stores[1:] for load in loads_of((s.value,))):
+            return tuple(stores)
+        # all loads of a block come before its stores: name the values first
+        lets = [Let(state(f"stored{k}", s.value.dtype), s.value) for k, s in enumerate(stores)]
+        return (*lets, *(replace(s, value=let.name) for s, let in zip(stores, lets, strict=True)))
 
     # ---- reductions ----
 
