@@ -28,7 +28,6 @@ _PASSES = (
     "sroa",
     "instruction_combine",
     "simplify_cfg",
-    "new_gvn",
     "dead_code_elimination",
     "global_dead_code_eliminate",
 )

@@ -100,6 +100,9 @@ class Team:
                     _pthread("pthread_join")(handle, None)
             self._reset(self._lock)
 
+    def __del__(self) -> None:
+        self.stop()  # before the memory and the code of its threads go
+
     def _reset(self, lock: threading.RLock | None = None) -> None:
         """Fresh memory without threads: at the start, after `stop`, and in a forked child, which has none."""
         self._lock = lock or threading.RLock()  # a signal handler may launch
