@@ -5,12 +5,15 @@ Kernels of a schedule that are not in the cache are compiled side by side.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.util
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from petaflop import __version__, profile
@@ -119,9 +122,25 @@ def _build(kernel: Kernel, digest: str, backend: Backend) -> Program:
     return Program(name, kernel, launch)
 
 
+@functools.cache
+def _sources(package: str) -> str:
+    """A digest of a package's source files: another generator never meets the kernels of this one."""
+    spec = importlib.util.find_spec(package)
+    digest = hashlib.sha256()
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        for path in sorted(Path(folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_GENERATORS = ("petaflop.codegen", "petaflop.render", "petaflop.ir")
+
+
 def _cache_key(digest: str, backend: Backend) -> str:
     assert backend.target is not None
+    home = type(backend).__module__.partition(".")[0]
     parts: tuple[Any, ...] = (
+        *map(_sources, (*_GENERATORS, home)),
         digest,
         backend.name,
         backend.version,
