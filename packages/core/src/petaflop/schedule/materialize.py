@@ -5,7 +5,7 @@ Everything else is computed where it is used. The result maps each stage to the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from petaflop.graph.node import Node
@@ -104,6 +104,7 @@ def choose_stages(
     stages: dict[Node, str] = {}
     below: dict[Node, _Inline] = {}
     consumers = _consumer_counts(order)
+    edges = _edges(order, users, fixed.keys())
     for node in order:
         if node.buffer is not None or node.op is Op.BUFFER or is_alias(node):
             below[node] = _Inline(set(), {node})
@@ -112,7 +113,12 @@ def choose_stages(
         reason = fixed.get(node)
         if reason is None and node.op not in LEAVES and node.op not in VIEWS and node.op not in _PASSING:
             inline.operations.add(node)
-            reason = _worth_storing(node, inline, users[node]) if fuse else "fusion is off"
+            if not fuse:
+                reason = "fusion is off"
+            else:
+                reason = _too_large(inline)
+                if reason is None and node in edges:
+                    reason = _worth_storing(node, inline, users[node])
         if reason is not None:
             stages[node] = reason
             below[node] = _Inline(set(), {node})
@@ -128,6 +134,16 @@ def _consumer_counts(order: Sequence[Node]) -> dict[Node, int]:
             for source in set(node.sources):
                 counts[source] += 1
     return counts
+
+
+def _edges(order: Sequence[Node], users: Mapping[Node, frozenset[Node]], fixed: Set[Node]) -> set[Node]:
+    """Nodes past which their users part, or whose domain grows: storing any node before these would store less."""
+    edges: set[Node] = set()
+    for node in order:
+        if node.buffer is None:
+            parted = node in fixed or node.op in VIEWS
+            edges.update(s for s in node.sources if parted or users[s] != users[node])
+    return edges
 
 
 def _merge(node: Node, below: dict[Node, _Inline], consumers: dict[Node, int]) -> _Inline:
@@ -147,11 +163,15 @@ def _merge(node: Node, below: dict[Node, _Inline], consumers: dict[Node, int]) -
     return base
 
 
-def _worth_storing(node: Node, inline: _Inline, users: frozenset[Node]) -> str | None:
+def _too_large(inline: _Inline) -> str | None:
     if len(inline.operations) > _MAX_OPERATIONS:
         return f"more than {_MAX_OPERATIONS} operations in one expression"
     if len(inline.inputs) > _MAX_INPUTS:
         return f"more than {_MAX_INPUTS} inputs"
+    return None
+
+
+def _worth_storing(node: Node, inline: _Inline, users: frozenset[Node]) -> str | None:
     points = size_hint(node.size)
     growth = max([domain(user) // max(points, 1) for user in users], default=1)
     if len(users) < 2 and growth < 4:
