@@ -1,8 +1,7 @@
-"""Optimizers, schedulers, clipping and loss scaling against torch.optim, step by step from the same weights."""
+"""Optimizers, schedulers, clipping, loss scaling against torch.optim, step by step from the same weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,8 +79,10 @@ def test_muon(shape: tuple[int, int]) -> None:
 
 
 def test_groups_and_new_rates() -> None:
+    def groups(params: list[Any]) -> list[Any]:
+        return [{"params": params[:1], "lr": 0.5}, {"params": params[1:]}]
+
     ours, theirs = pair()
-    groups: Callable[[list[Any]], list[Any]] = lambda p: [{"params": p[:1], "lr": 0.5}, {"params": p[1:]}]  # noqa: E731
     mine, other = optim.AdamW(groups(ours), lr=0.01), torch.optim.AdamW(groups(theirs), lr=0.01)
     for step in range(6):
         set_grads(ours, theirs, step)
@@ -216,7 +217,7 @@ def test_reduce_on_plateau(mode: str, threshold_mode: str) -> None:
 
 
 def test_loss_scaling_skips_what_overflows() -> None:
-    """Gradients of inf or NaN change nothing and shrink the scale; good ones grow it; as torch's scaler does."""
+    """Gradients of inf or NaN change nothing and shrink the scale; good ones grow it."""
     ours, theirs = pair()
     mine, other = optim.Adam(ours, lr=0.1), torch.optim.Adam(theirs, lr=0.1)
     scaler = GradScaler(init_scale=8.0, growth_interval=2)

@@ -179,8 +179,7 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         roots, {entry: graph.detach(x.node) for entry, x in zip(entries, inputs, strict=True)}
     )
     sources = (*(tensor.node for tensor in inputs), *leaves)
-    if not any(source.needs_gradient for source in sources):
-        return outputs
+    differentiable = any(source.needs_gradient for source in sources)
 
     def adjoint_of(position: int) -> Callable[[Node, Node], Sequence[Node | None]]:
         def adjoint(node: Node, grad: Node) -> Sequence[Node | None]:
@@ -190,9 +189,10 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return adjoint
 
     wrapped = []
-    for position, value in enumerate(values):
-        template = GradientTemplate("checkpoint", adjoint_of(position))
-        node = graph.custom(template, (graph.detach(forward[position]), *sources), value.dtype, value.shape)
+    for position, (value, node) in enumerate(zip(values, forward, strict=True)):
+        if differentiable:
+            template = GradientTemplate("checkpoint", adjoint_of(position))
+            node = graph.custom(template, (graph.detach(node), *sources), value.dtype, value.shape)
         wrapped.append(value._wrap(node))
     return type(outputs)(wrapped) if isinstance(outputs, (tuple, list)) else wrapped[0]
 

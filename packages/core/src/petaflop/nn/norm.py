@@ -195,7 +195,8 @@ class _Statistics(Module):
             Tensor.realize(*self.buffers())  # nobody has asked for the last update: keep the chain short
         if count < 2:
             raise ShapeError(f"{type(self).__name__}: expected more than one value per channel, got {count}")
-        self.num_batches_tracked.assign(self.num_batches_tracked + 1)
+        if not self.per_instance:  # PyTorch leaves the count of instance norms at 0
+            self.num_batches_tracked.assign(self.num_batches_tracked + 1)
         weight = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.cast(float32)
         unbiased = variance * (count / (count - 1))
         for running, batch in ((self.running_mean, mean), (self.running_var, unbiased)):
