@@ -274,6 +274,41 @@ _CASES: list[Case] = [
     case("DequantizeLinear", 13, i(3, 4, low=0, dtype=np.uint8), s(0.5), s(4, np.uint8)),
     case("DequantizeLinear", 13, i(3, 4, dtype=np.int8), u(3), i(3, dtype=np.int8), axis=0),
     case("DynamicQuantizeLinear", 11, f(3, 4), outputs=3),
+    # recurrent: X [T, B, I], W [D, gates * H, I], R [D, gates * H, H], B [D, 2 * gates * H]
+    case("RNN", 14, f(4, 2, 3), f(1, 5, 3), f(1, 5, 5), f(1, 10), outputs=2, hidden_size=5),
+    *(
+        case(
+            "GRU",
+            14,
+            f(4, 2, 3),
+            f(1, 15, 3),
+            f(1, 15, 5),
+            f(1, 30),
+            None,
+            f(1, 2, 5),
+            outputs=2,
+            hidden_size=5,
+            linear_before_reset=linear,
+        )
+        for linear in (0, 1)
+    ),
+    case("GRU", 14, f(4, 2, 3), f(1, 15, 3), f(1, 15, 5), outputs=2, hidden_size=5, direction="reverse"),
+    case(
+        "LSTM",
+        14,
+        f(4, 2, 3),
+        f(2, 20, 3),
+        f(2, 20, 5),
+        f(2, 40),
+        np.asarray([4, 2], np.int32),
+        f(2, 2, 5),
+        f(2, 2, 5),
+        f(2, 15),
+        outputs=3,
+        hidden_size=5,
+        direction="bidirectional",
+    ),
+    case("LSTM", 14, f(4, 2, 3), f(1, 20, 3), f(1, 20, 5), outputs=3, hidden_size=5, clip=0.7),
     # resize
     *(
         case(

@@ -10,6 +10,7 @@ from petaflop_onnx.operators import (
     normalize,
     pooling,
     quantize,
+    recurrent,
     reduce,
     resize,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "normalize",
     "pooling",
     "quantize",
+    "recurrent",
     "reduce",
     "resize",
 ]
