@@ -85,6 +85,15 @@ def test_a_replay_takes_lists_of_another_length() -> None:
     assert a.values.tolist() == [8, 2, 0, 0, 0, 0, 0, 0]
 
 
+def test_shared_memory_stays_in_place_in_a_replay() -> None:
+    launches = [(load_add([1], shared=shared), [n], [n]) for n, shared in enumerate([64, 0, 5000])]
+    replay = backend().capture(launches)
+    assert replay is not None
+    counts = [Counts(1) for _ in range(3)]
+    replay([(each.handle, 0) for each in counts], [3, 4, 5])
+    assert [int(each.values[0]) for each in counts] == [3, 4, 5]
+
+
 def test_a_foreign_launch_is_not_captured() -> None:
     assert backend().capture([(lambda buffers, variables: None, [0], [0])]) is None
 

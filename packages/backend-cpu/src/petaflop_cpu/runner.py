@@ -5,11 +5,11 @@ A record is one launch as consecutive 64-bit words, so a capture is nothing but 
     phases, buffers, variables, scratch address, scratch bytes per worker,    (the header)
     function, tasks    (for each phase),    buffer addresses …,    values of variables …
 
-Hand-out: `word` holds an epoch in its upper and the chunks left in its lower half. A worker takes a chunk by
-a compare-and-swap of the whole word, so one that woke up late can never take a chunk of a job that is over; a
-job cannot change before `pending` is 0, and `pending` cannot reach 0 while a chunk is held. Whoever finds
-nothing to do spins for a moment and then sleeps on a condition variable; both sleeps check again under the
-mutex after announcing themselves, so no wake-up is lost.
+Hand-out: `left` counts the chunks that nobody has taken. A thread takes one by a compare-and-swap, and
+reads what the job is only then: a job cannot change before `pending` is 0, which it is not while a chunk
+is held, so a late waker gets a chunk of the present job or none. Whoever finds nothing to do spins for a
+moment and then sleeps on a condition variable; both sleeps check again under the mutex after announcing
+themselves, so no wake-up is lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEAM_BYTES = 1024
 
 # Byte offsets in the team's memory; what different threads write is on cache lines of its own.
 FIELDS: dict[str, int] = {
-    "word": 0,
+    "left": 0,
     "pending": 64,
     "function": 128, "buffers": 136, "variables": 144, "scratch": 152, "stride": 160, "tasks": 168,
     "chunks": 176,
@@ -53,17 +53,16 @@ _SOURCE = """\
 
 define internal void @work(ptr %team, i64 %worker) {
 entry:
-  %word_at = {word}
+  %left_at = {left}
   %pending_at = {pending}
   br label %look
 look:
-  %word = load atomic i64, ptr %word_at acquire, align 8
-  %left = and i64 %word, 4294967295
+  %left = load atomic i64, ptr %left_at acquire, align 8
   %none = icmp eq i64 %left, 0
   br i1 %none, label %leave, label %take
 take:
-  %fewer = sub i64 %word, 1
-  %swap = cmpxchg ptr %word_at, i64 %word, i64 %fewer acq_rel acquire, align 8
+  %fewer = sub i64 %left, 1
+  %swap = cmpxchg ptr %left_at, i64 %left, i64 %fewer acq_rel acquire, align 8
   %taken = extractvalue {i64, i1} %swap, 1
   br i1 %taken, label %run, label %look
 run:
@@ -144,7 +143,7 @@ entry:
   %team = load ptr, ptr %argument, align 8
   %number_at = getelementptr i64, ptr %argument, i64 1
   %number = load i64, ptr %number_at, align 8
-  %word_at = {word}
+  %left_at = {left}
   %stop_at = {stop}
   %spins_at = {spins}
   %sleepers_at = {sleepers}
@@ -155,8 +154,7 @@ begin:
   br label %spin
 spin:
   %count = phi i64 [%spins, %begin], [%less, %idle]
-  %word = load atomic i64, ptr %word_at monotonic, align 8
-  %left = and i64 %word, 4294967295
+  %left = load atomic i64, ptr %left_at monotonic, align 8
   %nothing = icmp eq i64 %left, 0
   br i1 %nothing, label %idle, label %join
 idle:
@@ -173,8 +171,7 @@ tired:
   br label %check
 check:
   %stop = load atomic i64, ptr %stop_at seq_cst, align 8
-  %now = load atomic i64, ptr %word_at seq_cst, align 8
-  %now_left = and i64 %now, 4294967295
+  %now_left = load atomic i64, ptr %left_at seq_cst, align 8
   %either = or i64 %stop, %now_left
   %quiet = icmp eq i64 %either, 0
   br i1 %quiet, label %doze, label %rise
@@ -194,7 +191,7 @@ leave:
 define internal void @share(ptr %team, ptr %function, ptr %buffers, ptr %variables, ptr %scratch, i64 %stride,
                             i64 %tasks) {
 entry:
-  %word_at = {word}
+  %left_at = {left}
   %pending_at = {pending}
   %function_at = {function}
   store ptr %function, ptr %function_at, align 8
@@ -214,10 +211,7 @@ entry:
   %chunks_at = {chunks}
   store i64 %chunks, ptr %chunks_at, align 8
   store atomic i64 %chunks, ptr %pending_at monotonic, align 8
-  %old = load atomic i64, ptr %word_at monotonic, align 8
-  %epoch = add i64 %old, 4294967296
-  %new = add i64 %epoch, %chunks
-  store atomic i64 %new, ptr %word_at seq_cst, align 8
+  store atomic i64 %chunks, ptr %left_at seq_cst, align 8
   %sleepers_at = {sleepers}
   %sleepers = load atomic i64, ptr %sleepers_at seq_cst, align 8
   %awake = icmp eq i64 %sleepers, 0
