@@ -92,6 +92,8 @@ class Optimizer:
         added = ParamGroup({**self.defaults, **group, "params": params})
         self.param_groups.append(added)
         self._step_counts[id(added)] = Tensor(np.zeros((), added.dtype.numpy), device=added.rate.device)
+        for tensor in params:  # at once, so that the first step can be captured by `jit`
+            self.state[id(tensor)] = self._initial(tensor, working_dtype(tensor.dtype), added)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -121,9 +123,7 @@ class Optimizer:
             grad = tensor.grad.detach().cast(dtype)
             if group.get("maximize"):
                 grad = -grad
-            state = self.state.get(id(tensor))
-            if state is None:
-                state = self.state[id(tensor)] = self._initial(tensor, dtype, group)
+            state = self.state[id(tensor)]
             value = tensor.detach().cast(dtype)
             slot = Slot(tensor, value, grad, state, group.rate.cast(dtype), following.cast(dtype))
             updates += self._update(slot, group)
