@@ -1,6 +1,6 @@
-"""The oracle itself: it knows every op, it raises no false alarm, and it sees what fixed tolerances do not.
+"""The oracle itself: it knows every op, raises no false alarm, and sees what fixed tolerances do not.
 
-The devices here are simulated: graphs evaluated by NumPy in the narrow dtype, right or with one planted fault.
+The devices here are simulated: graphs evaluated by NumPy in the narrow dtype, right or with a planted fault.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from petaflop.dtype import DType, bfloat16, bool_, float16, float32, float64, int8, int32, int64, uint8, uint64
-from petaflop.graph.node import Node, bitcast, buffer_leaf, cast, compute, const, reduce, scan, toposort
+
+from petaflop.dtype import (
+    DType,
+    bfloat16,
+    float16,
+    float32,
+    float64,
+)
+from petaflop.graph.node import Node, toposort
 from petaflop.graph.ops import Op
+from petaflop.realize import from_host
 from petaflop_conformance.bounded import Policy, exact
 from petaflop_conformance.graphs import Grower
-from petaflop_conformance.moves import MOVES
-from petaflop_conformance.oracle import RULES, Oracle, judge
-from petaflop_conformance.rounding import integer_to_float, round_to, to_integer, ulp
+from petaflop_conformance.oracle import RULES, judge
 
 Array = np.ndarray[Any, Any]
-GRAPHS = 250
+GRAPHS = 120
 STEEP = (Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT)
-
-
-def leaf(array: Array, dtype: DType) -> Node:
-    return buffer_leaf(None, dtype, array.shape, "simulated")
 
 
 def test_every_op_has_a_rule() -> None:
@@ -97,8 +99,10 @@ def random_graphs(dtype: DType, count: int = GRAPHS, operations: int = 8) -> Any
         inputs = {}
         for _ in range(3):
             array = generator.uniform(-4, 4, (4, 8)).astype(dtype.numpy)
-            inputs[leaf(array, dtype)] = array
-        grower = Grower(lambda options, generator=generator: options[generator.integers(len(options))], inputs)
+            inputs[from_host(array, "reference")] = array
+        grower = Grower(
+            lambda options, generator=generator: options[generator.integers(len(options))], inputs
+        )
         yield (root := grower.grow(operations)), inputs, grower.oracle(root)
 
 
@@ -122,7 +126,9 @@ def test_no_false_alarm_on_a_correct_device(dtype: DType) -> None:
     ],
     ids=["off-by-2^-12", "narrow-sums", "shifted"],
 )
-def test_a_fault_that_reaches_the_result_is_seen(fault: Fault, uses: Callable[[Node], bool], share: float) -> None:
+def test_a_fault_that_reaches_the_result_is_seen(
+    fault: Fault, uses: Callable[[Node], bool], share: float
+) -> None:
     seen = fixed = used = 0
     for root, inputs, expected in random_graphs(float32):
         if not any(uses(node) for node in toposort([root])):
@@ -132,6 +138,6 @@ def test_a_fault_that_reaches_the_result_is_seen(fault: Fault, uses: Callable[[N
         seen += judge(got, expected, root.dtype).wrong > 0
         cared = ~expected.free
         fixed += not np.allclose(got[cared], expected.value[cared], rtol=1e-3, atol=1e-6)
-    assert used > 50
+    assert used > 40
     assert seen >= share * used, f"{seen} of {used} seen; a tolerance of 1e-3 sees {fixed}"
     assert seen >= fixed

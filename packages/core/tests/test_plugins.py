@@ -249,8 +249,8 @@ def test_other_plugins_are_not_asked(offers: Offers) -> None:
     )
     offers.add("petaflop-chip")
     manager = PluginManager()
-    manager.get("backend", "greedy")
-    assert manager.get("backend", "chip").name == "chip"
+    for name in ("chip", "greedy", "chip"):
+        assert manager.get("backend", name).name == name
 
 
 def test_missing_device_is_asked_again(offers: Offers) -> None:
@@ -275,21 +275,34 @@ def test_configure_reaches_late_plugins(offers: Offers) -> None:
 
 
 def test_threads_import_once(offers: Offers) -> None:
-    source = "import threading, petaflop_gate\npetaflop_gate.imports.append(1)\npetaflop_gate.gate.wait(5)\n"
+    source = (
+        "import petaflop_gate as gate\n"
+        "gate.imports.append(1)\n"
+        "gate.entered.set()\n"
+        "assert gate.leave.wait(10)\n"
+    )
     offers.add("petaflop-chip", source + GOOD.format(name="chip"))
-    gate = SimpleNamespace(imports=[], gate=threading.Event())
+    gate = SimpleNamespace(imports=[], entered=threading.Event(), leave=threading.Event())
     sys.modules["petaflop_gate"] = gate  # type: ignore[assignment]
-    manager, results = PluginManager(), []
-    threads = [
-        threading.Thread(target=lambda: results.append(manager.get("backend", "chip").name)) for _ in range(4)
-    ]
+    manager = PluginManager()
+    results: list[str] = []
+
+    def use_it() -> None:
+        results.append(manager.get("backend", "chip").name)
+
+    threads = [threading.Thread(target=use_it) for _ in range(4)]
     try:
-        for thread in threads:
+        threads[0].start()
+        assert gate.entered.wait(10)
+        for thread in threads[1:]:
             thread.start()
-        gate.gate.set()
+            thread.join(0.05)
+            assert thread.is_alive()  # it waits for the import that goes on
+        gate.leave.set()
         for thread in threads:
             thread.join(10)
     finally:
+        gate.leave.set()
         del sys.modules["petaflop_gate"]
     assert results == ["chip"] * 4 and gate.imports == [1]
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from petaflop.dtype import DType, float64
-
 from petaflop_conformance.rounding import format_of, representable, ulp
 
 __all__ = ["SIGN_FREE", "Bounded", "Policy", "exact", "rounded"]

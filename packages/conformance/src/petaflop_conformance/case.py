@@ -12,7 +12,6 @@ from petaflop.graph.node import Node, toposort
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.realize import from_host, realize_nodes, to_host
-
 from petaflop_conformance.bounded import Policy
 from petaflop_conformance.oracle import Oracle, judge
 
@@ -58,8 +57,12 @@ class Case:
     def same(self, node: Node, array: Array) -> None:
         """Realize `node` and compare it with `array` bit for bit."""
         (got,) = self.run(node)
-        assert got.dtype == array.dtype and got.shape == array.shape, f"{got.dtype}{got.shape} is not {array.dtype}{array.shape}"
-        assert got.tobytes() == array.tobytes(), f"expected the bits of {array!r}, got {got!r}\n{listing(node)}"
+        assert got.dtype == array.dtype and got.shape == array.shape, (
+            f"{got.dtype}{got.shape} is not {array.dtype}{array.shape}"
+        )
+        assert got.tobytes() == array.tobytes(), (
+            f"expected the bits of {array!r}, got {got!r}\n{listing(node)}"
+        )
 
 
 def _measured_dtype(node: Node) -> DType:
@@ -76,4 +79,3 @@ def listing(root: Node) -> str:
         sources = " ".join(f"%{numbers[source]}" for source in node.sources)
         lines.append(f"  %{numbers[node]} = {node} {sources}".rstrip())
     return "\n".join(lines)
-

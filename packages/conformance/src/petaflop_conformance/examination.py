@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from petaflop_conformance import report
-from petaflop_conformance.levels import NOT_DECLARED, held, must_pass, test_id
+from petaflop_conformance.levels import NOT_DECLARED, held, id_of, must_pass
 from petaflop_conformance.plugin import LEVELS, SUITE
 
 __all__ = ["MEASURED", "Examination", "declared", "level_of"]
@@ -59,7 +59,7 @@ class Examination:
         items.sort(key=lambda item: LEVELS.index(ours[item]) if item in ours else len(LEVELS))
         beyond = [item for item, level in ours.items() if level not in asked]
         for item, level in ours.items():
-            test = test_id(item.nodeid)
+            test = id_of(item.nodeid)
             self.levels[test], self.requires[test] = level, sorted(_required(item))
         if beyond:
             config.hook.pytest_deselected(items=beyond)
@@ -77,7 +77,7 @@ class Examination:
     # ---- outcomes ----
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        test = test_id(report.nodeid)
+        test = id_of(report.nodeid)
         if test not in self.levels:
             return
         self.seconds[test] = self.seconds.get(test, 0.0) + report.duration

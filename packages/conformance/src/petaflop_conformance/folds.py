@@ -13,7 +13,6 @@ import numpy as np
 from petaflop.dtype import DType, float64
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
-
 from petaflop_conformance.bounded import SIGN_FREE, Bounded, Policy, exact
 from petaflop_conformance.rounding import format_of, unit
 from petaflop_conformance.rules import Rule, cast
@@ -38,7 +37,9 @@ def _fold_integers(op: Op, dtype: DType, source: Bounded, axes: tuple[int, ...])
     }
     initial = {Op.ADD: 0, Op.MUL: 1, Op.MAX: dtype.min}[op]
     options = {} if logical else {"dtype": dtype.numpy}
-    value = table[op].reduce(source.value, axis=axes, keepdims=True, initial=dtype.numpy.type(initial), **options)
+    value = table[op].reduce(
+        source.value, axis=axes, keepdims=True, initial=dtype.numpy.type(initial), **options
+    )
     return exact(value, source.free.any(axis=axes, keepdims=True))
 
 
@@ -53,7 +54,14 @@ def _sum(dtype: DType, policy: Policy, source: Bounded, axes: tuple[int, ...]) -
 
 
 def _sum_bound(
-    dtype: DType, policy: Policy, value: Array, magnitude: Array, carried: Array, count: Any, whole: Array, free: Array
+    dtype: DType,
+    policy: Policy,
+    value: Array,
+    magnitude: Array,
+    carried: Array,
+    count: Any,
+    whole: Array,
+    free: Array,
 ) -> Bounded:
     steps = sum_steps(count, policy)
     error = carried + steps * unit(dtype) * magnitude * (1 + 2.0**-20) + magnitude * 2.0**-50
@@ -65,7 +73,11 @@ def _sum_bound(
     error = np.where((carried == 0) & whole & (magnitude <= 1 / unit(dtype)), 0.0, error)
     error = np.where(np.asarray(count) <= 1, carried, error)
     error = np.where(value == 0, np.maximum(error, SIGN_FREE), error)
-    certain = np.isfinite(value) & (np.abs(value) - error > format_of(dtype).largest * 1.01) & (np.abs(value) == magnitude)
+    certain = (
+        np.isfinite(value)
+        & (np.abs(value) - error > format_of(dtype).largest * 1.01)
+        & (np.abs(value) == magnitude)
+    )
     value = np.where(certain, np.copysign(np.inf, value), value)
     unclear = np.isfinite(value) & (magnitude + error >= format_of(dtype).largest)
     return Bounded(value, np.where(np.isfinite(value), error, 0.0), free | unclear)
@@ -83,7 +95,14 @@ def _product(dtype: DType, policy: Policy, source: Bounded, axes: tuple[int, ...
 
 
 def _product_bound(
-    dtype: DType, policy: Policy, value: Array, upper: Array, most: Array, least: Array, count: Any, free: Array
+    dtype: DType,
+    policy: Policy,
+    value: Array,
+    upper: Array,
+    most: Array,
+    least: Array,
+    count: Any,
+    free: Array,
 ) -> Bounded:
     form = format_of(dtype)
     steps = np.maximum(count - 1, 0) + (np.asarray(count) if dtype is float64 else 0)

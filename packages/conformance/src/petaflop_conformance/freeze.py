@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from petaflop_conformance.examination import level_of
-from petaflop_conformance.levels import test_id
+from petaflop_conformance.levels import id_of
 from petaflop_conformance.plugin import LEVELS, SUITE
 
 __all__ = ["collect", "main"]
@@ -22,13 +22,21 @@ class _Collector:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
-            self.found[level_of(item)].append(test_id(item.nodeid))
+            self.found[level_of(item)].append(id_of(item.nodeid))
 
 
 def collect() -> dict[str, list[str]]:
     """The sorted test ids of each level, as pytest finds them."""
     collector = _Collector()
-    arguments = ["--collect-only", "-qq", "-p", "no:cacheprovider", "-c", "/dev/null", "--petaflop-backend=reference"]
+    arguments = [
+        "--collect-only",
+        "-qq",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        "--petaflop-backend=reference",
+    ]
     code = pytest.main([*arguments, SUITE], plugins=[collector])
     if code != pytest.ExitCode.OK:
         raise SystemExit(f"freeze: expected the suite to be collected, got pytest exit code {code}")

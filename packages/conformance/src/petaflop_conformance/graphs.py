@@ -14,7 +14,6 @@ from petaflop.dtype import DType, bool_
 from petaflop.graph import view
 from petaflop.graph.node import Node, cast, compute, const, reduce
 from petaflop.graph.ops import Op
-
 from petaflop_conformance.bounded import Bounded, Policy
 from petaflop_conformance.oracle import Oracle
 
@@ -161,4 +160,12 @@ _INTEGERS: tuple[Step, ...] = (
     _greatest,
     *_VIEWS,
 )
-_BOOLS: tuple[Step, ...] = (_binary(Op.AND), _binary(Op.NE), _binary(Op.MAX), _to_number, _to_number, _greatest, *_VIEWS)
+_BOOLS: tuple[Step, ...] = (
+    _binary(Op.AND),
+    _binary(Op.NE),
+    _binary(Op.MAX),
+    _to_number,
+    _to_number,
+    _greatest,
+    *_VIEWS,
+)

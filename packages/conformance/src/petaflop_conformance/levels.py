@@ -8,12 +8,12 @@ from importlib.resources import files
 
 from petaflop_conformance.plugin import LEVELS
 
-__all__ = ["NOT_DECLARED", "PASSED", "digest", "held", "must_pass", "test_id"]
+__all__ = ["NOT_DECLARED", "PASSED", "digest", "held", "id_of", "must_pass"]
 
 PASSED, NOT_DECLARED = "passed", "not declared"
 
 
-def test_id(nodeid: str) -> str:
+def id_of(nodeid: str) -> str:
     """A test's name without the folder in which the suite happens to be installed."""
     path, _, name = nodeid.partition("::")
     return f"{path.replace(chr(92), '/').rpartition('/')[2].removesuffix('.py')}::{name}"
@@ -40,7 +40,9 @@ def held(outcomes: Mapping[str, str], levels: Mapping[str, str]) -> str | None:
         ids = must_pass(level)
         listed = bool(ids) and all(outcomes.get(test) in (PASSED, NOT_DECLARED) for test in ids)
         others = all(
-            outcome in (PASSED, NOT_DECLARED) for test, outcome in outcomes.items() if levels.get(test) == level
+            outcome in (PASSED, NOT_DECLARED)
+            for test, outcome in outcomes.items()
+            if levels.get(test) == level
         )
         if not (listed and others):
             break

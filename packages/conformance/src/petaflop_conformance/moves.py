@@ -11,7 +11,6 @@ from petaflop.errors import ArgumentError
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, evaluate
-
 from petaflop_conformance.bounded import Bounded, Policy, exact
 from petaflop_conformance.rules import Rule, add, maximum, multiply
 
@@ -152,7 +151,9 @@ def _same(node: Node, policy: Policy, source: Bounded) -> Bounded:
 
 
 def _custom(node: Node, policy: Policy, *sources: Bounded) -> Bounded:
-    raise ArgumentError("oracle: expected primitive operations, got CUSTOM; compare it with what its author states")
+    raise ArgumentError(
+        "oracle: expected primitive operations, got CUSTOM; compare it with what its author states"
+    )
 
 
 MOVES: dict[Op, Rule] = {

@@ -15,7 +15,6 @@ import numpy as np
 from petaflop.dtype import DType
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
-
 from petaflop_conformance.bounded import Bounded, Policy, exact
 from petaflop_conformance.folds import FOLDS
 from petaflop_conformance.moves import MOVES
@@ -47,7 +46,9 @@ class Oracle:
 
     def add(self, leaf: Node, array: Array) -> None:
         """One more leaf, with its array."""
-        self._inputs[leaf] = self._done[leaf] = exact(array if array.dtype.kind in "biu" else array.astype(np.float64))
+        self._inputs[leaf] = self._done[leaf] = exact(
+            array if array.dtype.kind in "biu" else array.astype(np.float64)
+        )
 
     def forget(self) -> None:
         """Work everything out anew: a Variable has got another value."""

@@ -41,7 +41,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "level(name): the conformance level that a test belongs to")
-    config.addinivalue_line("markers", "requires(*names): dtypes and capabilities without which a test does not apply")
+    config.addinivalue_line(
+        "markers", "requires(*names): dtypes and capabilities without which a test does not apply"
+    )
     if config.getoption("petaflop_backend", None):
         from petaflop_conformance.examination import Examination
 

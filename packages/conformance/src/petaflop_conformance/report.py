@@ -8,10 +8,9 @@ from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import petaflop
+import petaflop_conformance
 from petaflop.dtype import DTYPES
 from petaflop.graph.ops import OP_SPEC_VERSION, Op
-
-import petaflop_conformance
 from petaflop_conformance.bounded import Policy
 from petaflop_conformance.levels import NOT_DECLARED, digest
 from petaflop_conformance.rules import ulps_of
@@ -34,7 +33,11 @@ def as_json(examination: Examination) -> dict[str, Any]:
         "op_spec": OP_SPEC_VERSION,
         "backend": {"name": examination.name, **package},
         "device": _device(backend),
-        "system": {"os": platform.platform(), "machine": platform.machine(), "python": platform.python_version()},
+        "system": {
+            "os": platform.platform(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+        },
         "capabilities": _plain(backend.capabilities) if backend else None,
         "profile": examination.profile,
         "seed": "derandomized" if examination.profile != "soak" else "random; a failure prints its own",
@@ -112,7 +115,11 @@ def _worst(examination: Examination) -> dict[tuple[str, str], tuple[float, float
 def summary(examination: Examination) -> Iterator[str]:
     """The lines that end a run."""
     package = _package(examination.name)
-    owner = f"{package['package']} {package['version']} · API v{package['api']}" if package["package"] else "not installed"
+    owner = (
+        f"{package['package']} {package['version']} · API v{package['api']}"
+        if package["package"]
+        else "not installed"
+    )
     backend = _backend(examination.name)
     target = backend.target.name if backend and backend.target else "no target: kernels are interpreted"
     yield (
@@ -121,7 +128,7 @@ def summary(examination: Examination) -> Iterator[str]:
     )
     if backend:
         yield from _table(examination, backend)
-    count = {name: 0 for name in ("passed", "failed", NOT_DECLARED, "skipped")}
+    count = dict.fromkeys(("passed", "failed", NOT_DECLARED, "skipped"), 0)
     for outcome in examination.outcomes.values():
         count[outcome] += 1
     missing = len(examination.missing)

@@ -14,7 +14,16 @@ import numpy as np
 
 from petaflop.dtype import DType, float8_e4m3, float64
 
-__all__ = ["Format", "format_of", "integer_to_float", "representable", "round_to", "to_integer", "ulp", "unit"]
+__all__ = [
+    "Format",
+    "format_of",
+    "integer_to_float",
+    "representable",
+    "round_to",
+    "to_integer",
+    "ulp",
+    "unit",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -53,7 +62,9 @@ def unit(dtype: DType) -> float:
 def ulp(value: Array, dtype: DType) -> Array:
     """The spacing of `dtype` at |value|; that of the largest binade for what is not finite."""
     form = format_of(dtype)
-    finite = np.minimum(np.abs(np.nan_to_num(value, nan=0.0, posinf=form.largest, neginf=form.largest)), form.largest)
+    finite = np.minimum(
+        np.abs(np.nan_to_num(value, nan=0.0, posinf=form.largest, neginf=form.largest)), form.largest
+    )
     exponent = np.where(finite == 0, form.min_exponent, np.frexp(finite)[1] - 1)
     spacing: Array = np.ldexp(1.0, np.maximum(exponent, form.min_exponent) - form.mantissa)
     return spacing
@@ -69,7 +80,9 @@ def round_to(value: Array, dtype: DType) -> Array:
         rounded = np.copysign(np.rint(value / spacing) * spacing, value)
         too_large = np.abs(rounded) > form.largest
     result: Array = np.where(too_large, np.copysign(form.overflow, value), rounded)
-    return np.where(np.isfinite(value), result, np.where(np.isnan(value), np.nan, np.copysign(form.overflow, value)))
+    return np.where(
+        np.isfinite(value), result, np.where(np.isnan(value), np.nan, np.copysign(form.overflow, value))
+    )
 
 
 def representable(value: Array, dtype: DType) -> Array:
@@ -82,7 +95,9 @@ def integer_to_float(value: Array, dtype: DType) -> Array:
     if dtype is float64 or value.dtype.itemsize < 8:
         return round_to(value.astype(np.float64), dtype)
     negative = value < 0
-    magnitude = np.where(negative, ~value.astype(np.int64) if value.dtype.kind == "i" else 0, value).astype(np.uint64)
+    magnitude = np.where(negative, ~value.astype(np.int64) if value.dtype.kind == "i" else 0, value).astype(
+        np.uint64
+    )
     magnitude = magnitude + negative.astype(np.uint64)
     odd = ((magnitude >> np.uint64(11)) | ((magnitude & np.uint64(0x7FF)) != 0)) << np.uint64(11)
     sticky = np.where(magnitude >= np.uint64(1 << 53), odd, magnitude).astype(np.float64)

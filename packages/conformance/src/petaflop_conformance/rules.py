@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from petaflop.dtype import DType, float64
+from petaflop.dtype import DType
 from petaflop.graph.node import Node
 from petaflop.graph.ops import SPEC, Op
-
 from petaflop_conformance.bounded import SIGN_FREE, Bounded, Policy, exact, rounded
-from petaflop_conformance.rounding import format_of, integer_to_float, representable, round_to, to_integer, ulp
+from petaflop_conformance.rounding import (
+    format_of,
+    integer_to_float,
+    representable,
+    round_to,
+    to_integer,
+)
 
 __all__ = ["ELEMENTWISE", "Rule", "add", "bitcast", "cast", "maximum", "multiply", "ulps_of"]
 
@@ -222,7 +227,11 @@ def bitcast(node: Node, policy: Policy, source: Bounded) -> Bounded:
     value = bits.view(new.numpy) if bits.size else bits.astype(new.numpy).reshape(shape)
     value = value.astype(np.float64) if new.is_float else value
     if new.itemsize > old.itemsize:
-        free = free.reshape(*free.shape[:-1], -1, new.itemsize // old.itemsize).any(-1) if free.size else free.reshape(shape)
+        free = (
+            free.reshape(*free.shape[:-1], -1, new.itemsize // old.itemsize).any(-1)
+            if free.size
+            else free.reshape(shape)
+        )
     elif new.itemsize < old.itemsize:
         free = np.repeat(free, old.itemsize // new.itemsize, axis=-1)
     return exact(value, free)

@@ -9,7 +9,6 @@ import numpy as np
 
 from petaflop.dtype import DType
 from petaflop.graph.ops import Op
-
 from petaflop_conformance.rounding import format_of
 
 __all__ = ["SHAPES", "arguments", "awkward", "generator", "ordinary", "pairs"]
@@ -53,8 +52,33 @@ def generator(*key: object) -> np.random.Generator:
 
 def _floats(dtype: DType) -> list[float]:
     form = format_of(dtype)
-    edges = [form.smallest, form.smallest_normal - form.smallest, form.smallest_normal, form.largest, form.largest / 2]
-    plain = [0.0, 1.0, 2.0, 3.0, 0.1, 1 / 3, 0.5, 2.5, 3.5, 7.0, 41.0, np.pi, 100.7, 127.5, 128.0, 255.9, 1000.0, 65504.0]
+    edges = [
+        form.smallest,
+        form.smallest_normal - form.smallest,
+        form.smallest_normal,
+        form.largest,
+        form.largest / 2,
+    ]
+    plain = [
+        0.0,
+        1.0,
+        2.0,
+        3.0,
+        0.1,
+        1 / 3,
+        0.5,
+        2.5,
+        3.5,
+        7.0,
+        41.0,
+        np.pi,
+        100.7,
+        127.5,
+        128.0,
+        255.9,
+        1000.0,
+        65504.0,
+    ]
     large = [2.0**31, 2.0**31 - 64, 2.0**32, 2.0**53 + 2, 2.0**63, 2.0**64]
     fits = [number for number in plain + large if number <= form.largest]
     return [sign * number for number in edges + fits for sign in (1.0, -1.0)] + [np.inf, -np.inf, np.nan]
@@ -62,7 +86,29 @@ def _floats(dtype: DType) -> list[float]:
 
 def _integers(dtype: DType) -> list[int]:
     low, high = int(dtype.min), int(dtype.max)
-    middle = [-1000, -128, -7, -3, -2, -1, 0, 1, 2, 3, 7, 31, 32, 41, 100, 127, 128, 255, 1000, 2**16 + 1, 2**24 + 1]
+    middle = [
+        -1000,
+        -128,
+        -7,
+        -3,
+        -2,
+        -1,
+        0,
+        1,
+        2,
+        3,
+        7,
+        31,
+        32,
+        41,
+        100,
+        127,
+        128,
+        255,
+        1000,
+        2**16 + 1,
+        2**24 + 1,
+    ]
     middle += [2**31 - 1, 2**31, 2**53 + 1, 2**62 + 2**38 + 1]
     return [low, low + 1, high - 1, high] + [number for number in middle if low < number < high]
 
@@ -83,7 +129,9 @@ def ordinary(dtype: DType, shape: tuple[int, ...], *key: object) -> Array:
     if dtype.kind == "b":
         return random.random(shape) < 0.5
     if dtype.is_integer:
-        return random.integers(max(int(dtype.min), -100), min(int(dtype.max), 100), shape, endpoint=True).astype(dtype.numpy)
+        return random.integers(
+            max(int(dtype.min), -100), min(int(dtype.max), 100), shape, endpoint=True
+        ).astype(dtype.numpy)
     return random.uniform(-4, 4, shape).astype(dtype.numpy)
 
 

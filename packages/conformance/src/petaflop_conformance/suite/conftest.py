@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from petaflop.config import overrides
 from petaflop.device.registry import get_backend
 from petaflop.errors import PetaflopError

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from petaflop.dtype import DTYPES, DType
 from petaflop.graph.node import Node, compute, const
 from petaflop.graph.ops import SPEC, Op
@@ -40,7 +41,8 @@ def test_unary(case: Case, op: Op, dtype: DType) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()]
+    "dtype",
+    [pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()],
 )
 def test_where(case: Case, dtype: DType) -> None:
     left, right = pairs(dtype)
@@ -91,7 +93,10 @@ def test_where_does_not_touch_what_it_does_not_select(case: Case) -> None:
 @pytest.mark.requires("float32", "int32")
 def test_every_length(case: Case, size: int) -> None:
     """Lengths around the width of a vector: neither a lane too few nor one too many."""
-    x, n = case.leaf(ordinary(DTYPES["float32"], (size,), "x")), case.leaf(ordinary(DTYPES["int32"], (size,), "n"))
+    x, n = (
+        case.leaf(ordinary(DTYPES["float32"], (size,), "x")),
+        case.leaf(ordinary(DTYPES["int32"], (size,), "n")),
+    )
     case.check(compute(Op.ADD, x, x), compute(Op.MUL, n, n), _chain(x))
 
 

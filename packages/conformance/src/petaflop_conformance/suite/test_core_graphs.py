@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from petaflop.dtype import DTYPES, DType, float32, int32
 from petaflop.graph import view
 from petaflop.graph.node import Node, cast, compute, const, gather, iota, reduce, variable
@@ -103,7 +104,9 @@ def test_layer_norm(case: Case, shape: tuple[int, ...]) -> None:
     case.check(layer_norm(case.leaf(ordinary(float32, shape, "norm"))))
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (4, 4, 4), (5, 7, 3), (16, 16, 16), (33, 31, 17), (1, 65, 40), (40, 9, 1)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1), (4, 4, 4), (5, 7, 3), (16, 16, 16), (33, 31, 17), (1, 65, 40), (40, 9, 1)], ids=str
+)
 @pytest.mark.requires("float32")
 def test_matmul(case: Case, sizes: tuple[int, int, int]) -> None:
     """Alone, and with a bias and a rectifier after it; with either operand transposed."""
@@ -161,7 +164,9 @@ def test_argmax(case: Case) -> None:
     values = np.round(ordinary(float32, (6, 31), "argmax"))
     x = case.leaf(values)
     differs = compute(Op.NE, x, wide(reduce(Op.MAX, x, (1,)), x))
-    backwards = compute(Op.ADD, compute(Op.MUL, iota(x.shape, 1), const(-1, int32, x.shape)), const(31, int32, x.shape))
+    backwards = compute(
+        Op.ADD, compute(Op.MUL, iota(x.shape, 1), const(-1, int32, x.shape)), const(31, int32, x.shape)
+    )
     score = compute(Op.WHERE, differs, const(0, int32, x.shape), backwards)
     (got,) = case.check(reduce(Op.MAX, score, (1,)))
     assert (31 - got[:, 0] == values.argmax(1)).all()
@@ -200,7 +205,12 @@ def test_many_inputs(case: Case) -> None:
 def _views_of(x: Node, size: Any) -> list[Node]:
     part = view.shrink(x, ((0, size), (0, 6)))
     squared = compute(Op.MUL, part, part)
-    return [squared, reduce(Op.ADD, squared, (0,)), reduce(Op.MAX, squared, (1,)), view.flip(view.permute(part, (1, 0)), (1,))]
+    return [
+        squared,
+        reduce(Op.ADD, squared, (0,)),
+        reduce(Op.MAX, squared, (1,)),
+        view.flip(view.permute(part, (1, 0)), (1,)),
+    ]
 
 
 def _layers(x: Node, size: Any) -> list[Node]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from petaflop.dtype import DTYPES, DType, float32, int32
 from petaflop.graph import view
 from petaflop.graph.node import assign, compute, const, gather, iota, realize, reduce, scatter
@@ -17,7 +18,9 @@ from petaflop_conformance.values import generator, ordinary
 
 pytestmark = [pytest.mark.level("core"), pytest.mark.usefixtures("fusion")]
 
-EACH = [pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()]
+EACH = [
+    pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()
+]
 INTEGERS = [param for param in EACH if param.values[0].is_integer]
 FAR = (-(2**31), -7, -1, 0, 1, 2, 3, 4, 5, 6, 1000, 2**31 - 1)
 
@@ -38,7 +41,9 @@ def test_gather(case: Case, dtype: DType) -> None:
     for axis, length in enumerate((4, 3, 5)):
         shape = [4, 3, 5]
         shape[axis] = 6
-        nodes.append(gather(leaf, case.leaf(generator(axis).integers(0, length, shape).astype(np.int32)), axis))
+        nodes.append(
+            gather(leaf, case.leaf(generator(axis).integers(0, length, shape).astype(np.int32)), axis)
+        )
     case.check(*nodes)
 
 
@@ -47,14 +52,19 @@ def test_gather(case: Case, dtype: DType) -> None:
 def test_gather_out_of_range_reads_zero(case: Case, dtype: DType) -> None:
     """Never memory, not even just before or after: positions go from -2³¹ to 2³¹ - 1 as far as the dtype does."""
     leaf = case.leaf(numbers(float32, 5) + np.float32(10))
-    far = np.array([n for n in FAR if int(dtype.min) <= n <= int(dtype.max)] + [int(dtype.max)]).astype(dtype.numpy)
+    far = np.array([n for n in FAR if int(dtype.min) <= n <= int(dtype.max)] + [int(dtype.max)]).astype(
+        dtype.numpy
+    )
     case.check(gather(leaf, case.leaf(far), 0))
 
 
 @pytest.mark.requires("float32", "int32")
 def test_gather_from_nothing(case: Case) -> None:
     leaf, index = case.leaf(np.zeros((0, 2), np.float32)), case.leaf(np.zeros((3, 2), np.int32))
-    case.check(gather(leaf, index, 0), gather(case.leaf(np.ones((3, 2), np.float32)), case.leaf(np.zeros((0, 2), np.int32)), 0))
+    case.check(
+        gather(leaf, index, 0),
+        gather(case.leaf(np.ones((3, 2), np.float32)), case.leaf(np.zeros((0, 2), np.int32)), 0),
+    )
 
 
 @pytest.mark.requires("float32", "int32")
@@ -65,7 +75,11 @@ def test_embedding(case: Case) -> None:
     wanted = compute(Op.ADD, tokens, const(0, int32, (7,)))
     index = view.expand(view.reshape(wanted, (7, 1)), (7, 6))
     rows = gather(table, index, 0)
-    case.check(compute(Op.MUL, rows, rows), reduce(Op.ADD, rows, (1,)), gather(compute(Op.ADD, table, table), index, 0))
+    case.check(
+        compute(Op.MUL, rows, rows),
+        reduce(Op.ADD, rows, (1,)),
+        gather(compute(Op.ADD, table, table), index, 0),
+    )
 
 
 @pytest.mark.requires("float32", "int32")

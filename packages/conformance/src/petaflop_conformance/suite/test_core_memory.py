@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from petaflop.config import overrides
 from petaflop.device.buffer import memory_in_use
 from petaflop.dtype import DTYPES, DType, float32, int32
@@ -21,7 +22,9 @@ from petaflop_conformance.values import SHAPES, awkward, generator, ordinary
 
 pytestmark = [pytest.mark.level("core"), pytest.mark.usefixtures("fusion")]
 
-EACH = [pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()]
+EACH = [
+    pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()
+]
 
 
 @pytest.mark.parametrize("dtype", EACH)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from petaflop.dtype import DTYPES, DType, float32, int32
 from petaflop.graph import view
 from petaflop.graph.node import cast, compute, const, reduce, scan
@@ -89,7 +90,9 @@ def test_long_sum(case: Case, kind: str, length: int) -> None:
         "equal": lambda: np.full(length, 0.1, np.float32),
         "positive": lambda: generator(length).random(length, np.float32),
         "whole": lambda: (np.arange(length) % 16).astype(np.float32),
-        "alternating": lambda: np.where(np.arange(length) % 2, 1e4, -1e4).astype(np.float32) + np.float32(0.25),
+        "alternating": lambda: (
+            np.where(np.arange(length) % 2, 1e4, -1e4).astype(np.float32) + np.float32(0.25)
+        ),
     }[kind]()
     case.check(reduce(Op.ADD, case.leaf(values), (0,)), measures="SUM")
 
@@ -103,7 +106,11 @@ def test_narrow_sum_accumulates_wide(case: Case, narrow: str, backend: Any) -> N
     dtype = DTYPES[narrow]
     wide = float32 if dtype.is_float else int32
     leaf = case.leaf(np.ones((2, 5000), dtype.numpy))
-    case.check(reduce(Op.ADD, leaf, (1,), wide), reduce(Op.ADD, cast(leaf, wide), (1,)), reduce(Op.ADD, leaf, (0,), wide))
+    case.check(
+        reduce(Op.ADD, leaf, (1,), wide),
+        reduce(Op.ADD, cast(leaf, wide), (1,)),
+        reduce(Op.ADD, leaf, (0,), wide),
+    )
 
 
 @pytest.mark.requires("int32")
@@ -125,7 +132,9 @@ def test_what_comes_before_and_after(case: Case) -> None:
 def test_reduction_of_a_reduction(case: Case) -> None:
     x = case.leaf(ordinary(float32, (4, 5, 6), "twice"))
     inner = reduce(Op.ADD, x, (2,))
-    case.check(reduce(Op.MAX, inner, (1,)), reduce(Op.ADD, compute(Op.MUL, x, view.expand(inner, x.shape)), (0, 1)))
+    case.check(
+        reduce(Op.MAX, inner, (1,)), reduce(Op.ADD, compute(Op.MUL, x, view.expand(inner, x.shape)), (0, 1))
+    )
 
 
 # ---- scans ----

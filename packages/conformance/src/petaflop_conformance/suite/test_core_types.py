@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from petaflop.dtype import DTYPES, DType, float32, int32, uint32
 from petaflop.graph.node import bitcast, cast, compute, const, iota
 from petaflop.graph.ops import Op
@@ -20,7 +21,9 @@ def each_pair() -> Iterator[Any]:
     for old in DTYPES.values():
         for new in DTYPES.values():
             if old is not new:
-                yield pytest.param(old, new, id=f"{old}-{new}", marks=pytest.mark.requires(old.name, new.name))
+                yield pytest.param(
+                    old, new, id=f"{old}-{new}", marks=pytest.mark.requires(old.name, new.name)
+                )
 
 
 def each_bits() -> Iterator[Any]:
@@ -30,7 +33,9 @@ def each_bits() -> Iterator[Any]:
             yield param
 
 
-EACH = [pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()]
+EACH = [
+    pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()
+]
 
 
 @pytest.mark.parametrize(("old", "new"), list(each_pair()))
@@ -46,7 +51,9 @@ def _between(old: DType, new: DType) -> Any:
     """Numbers half way between two of `new`, and the neighbours in `old` of such."""
     steps = np.arange(1, 200, dtype=np.float64)
     middle = 1 + steps * 2.0 ** -(new.mantissa + 1)
-    near = np.concatenate([middle, middle * (1 + 2.0**-old.mantissa), middle * (1 - 2.0 ** -(old.mantissa + 1))])
+    near = np.concatenate(
+        [middle, middle * (1 + 2.0**-old.mantissa), middle * (1 - 2.0 ** -(old.mantissa + 1))]
+    )
     return near.astype(old.numpy)
 
 
@@ -79,7 +86,9 @@ def test_const(case: Case, dtype: DType) -> None:
 
 @pytest.mark.parametrize("dtype", [param for param in EACH if param.values[0].is_integer])
 def test_iota(case: Case, dtype: DType) -> None:
-    case.check(*(iota((3, 5, 2), axis, dtype) for axis in range(3)), iota((0,), 0, dtype), iota((100,), 0, dtype))
+    case.check(
+        *(iota((3, 5, 2), axis, dtype) for axis in range(3)), iota((0,), 0, dtype), iota((100,), 0, dtype)
+    )
 
 
 @pytest.mark.requires("float32", "int32", "bool")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from petaflop.dtype import DTYPES, DType, float32, int32
 from petaflop.graph import view
 from petaflop.graph.node import Node, cast, compute, const, reduce
@@ -114,11 +115,14 @@ def test_views_of_a_computed_value(case: Case, data: Any) -> None:
 @given(data=st.data())
 def test_views_into_a_reduction(case: Case, data: Any) -> None:
     seen = chain(numbered(case, data.draw(st.sampled_from(SHAPES))), data.draw, 4)
-    case.check(reduce(Op.ADD, seen, range(len(seen.shape))), reduce(Op.MAX, seen, range(len(seen.shape))[-1:]))
+    case.check(
+        reduce(Op.ADD, seen, range(len(seen.shape))), reduce(Op.MAX, seen, range(len(seen.shape))[-1:])
+    )
 
 
 @pytest.mark.parametrize(
-    "dtype", [pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()]
+    "dtype",
+    [pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()],
 )
 def test_views_of_every_dtype(case: Case, dtype: DType) -> None:
     """Permuted, flipped, padded and broadcast in elements of every size."""
@@ -163,7 +167,9 @@ def test_padding_of_infinity_is_zero(case: Case) -> None:
     case.check(padded, reduce(Op.ADD, view.pad(view.shrink(leaf, ((3, 4),)), ((2, 2),)), (0,)))
 
 
-@pytest.mark.parametrize("shapes", [((3, 1), (1, 4)), ((1,), (5,)), ((2, 1, 3), (2, 4, 1)), ((), (3,))], ids=str)
+@pytest.mark.parametrize(
+    "shapes", [((3, 1), (1, 4)), ((1,), (5,)), ((2, 1, 3), (2, 4, 1)), ((), (3,))], ids=str
+)
 def test_broadcast(case: Case, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     shape = np.broadcast_shapes(*shapes)
     nodes = []

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
+
 from petaflop.config import overrides
 from petaflop.device.backend import Backend, Capabilities
 from petaflop.device.registry import get_backend
@@ -33,7 +34,11 @@ def row(manager: PluginManager, name: str) -> Any:
 def in_a_process_of_its_own(code: str, **variables: str) -> dict[str, Any]:
     """What `code` prints as JSON, in a new interpreter."""
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, **variables}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **variables},
     )
     assert run.returncode == 0, run.stderr
     return dict(json.loads(run.stdout.splitlines()[-1]))
@@ -43,8 +48,12 @@ def test_entry_point(backend_name: str) -> None:
     """Exactly one installed package offers the name, in a version of the API that this core speaks."""
     if backend_name in BUILT_IN:
         return
-    offers = {entry.value for group in GROUPS for entry in entry_points(group=group) if entry.name == backend_name}
-    assert len(offers) == 1, f"{backend_name}: expected one entry point in {' or '.join(GROUPS)}, got {sorted(offers)}"
+    offers = {
+        entry.value for group in GROUPS for entry in entry_points(group=group) if entry.name == backend_name
+    }
+    assert len(offers) == 1, (
+        f"{backend_name}: expected one entry point in {' or '.join(GROUPS)}, got {sorted(offers)}"
+    )
 
 
 def test_metadata(backend_name: str) -> None:
@@ -78,7 +87,9 @@ manager.load("backend", {backend_name!r})
 print(json.dumps({{"seconds": time.process_time() - started}}))
 """
     seconds = min(in_a_process_of_its_own(code)["seconds"] for _ in range(2))
-    assert seconds < 1.0, f"{backend_name}: expected its import to take less than 1 s of CPU time, got {seconds:.2f} s"
+    assert seconds < 1.0, (
+        f"{backend_name}: expected its import to take less than 1 s of CPU time, got {seconds:.2f} s"
+    )
 
 
 def test_handshake(backend_name: str) -> None:
@@ -87,7 +98,9 @@ def test_handshake(backend_name: str) -> None:
         backend = get_backend(backend_name)
     except DeviceError as error:
         text = str(error)
-        assert len(text) > 30 and "\n" not in text, f"expected one line that says what to install or plug in, got {text!r}"
+        assert len(text) > 30 and "\n" not in text, (
+            f"expected one line that says what to install or plug in, got {text!r}"
+        )
         return
     assert isinstance(backend, Backend)
     assert backend.name == backend_name
@@ -113,7 +126,9 @@ def test_capabilities(opened: Backend) -> None:
     assert {"float32", "int32", "bool"} <= set(capabilities.dtypes)
     for field in fields(Capabilities):
         if field.name != "dtypes":
-            assert isinstance(getattr(capabilities, field.name), bool), f"{field.name}: expected True or False"
+            assert isinstance(getattr(capabilities, field.name), bool), (
+                f"{field.name}: expected True or False"
+            )
 
 
 def test_depth(opened: Backend) -> None:
@@ -123,7 +138,9 @@ def test_depth(opened: Backend) -> None:
         assert kind.interpret is not Backend.interpret, "expected `interpret`, since there is no target"
         return
     for name in ("render", "compile", "load"):
-        assert getattr(kind, name) is not getattr(Backend, name), f"expected `{name}`, since there is a target"
+        assert getattr(kind, name) is not getattr(Backend, name), (
+            f"expected `{name}`, since there is a target"
+        )
     assert opened.target.kind in ("cpu", "gpu")
     assert opened.target.key == opened.target.key
 

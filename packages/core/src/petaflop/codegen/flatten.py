@@ -10,7 +10,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from petaflop.dtype import bool_, index
-from petaflop.graph.symbolic import Expr, Leaf, add, both, constant, make, multiply, rebuild, topological
+from petaflop.graph.ops import Op
+from petaflop.graph.symbolic import (
+    TRUE,
+    Expr,
+    Leaf,
+    add,
+    as_expr,
+    both,
+    constant,
+    less,
+    make,
+    multiply,
+    rebuild,
+    select,
+    substitute,
+    topological,
+)
 from petaflop.ir.kernel import Block, Kernel, Store, axes_of
 from petaflop.ir.layout import row_major
 
@@ -42,6 +58,8 @@ class Flattener:
 
     def block(self, block: Block) -> Block:
         """The block with one flat offset for each index; an accumulating store reads what it adds to."""
+        if selected := self.selected(block.exprs):
+            block = block.map(selected)
         done: dict[Expr, Expr] = {}
         self.exprs(block.exprs, done)
         self.exprs((e for r in block.reductions for e in (*r.merge, *(s.initial for s in r.states))), done)
@@ -56,6 +74,30 @@ class Flattener:
         )
         gates = tuple(within(a) for a in self.masked if a in block.axes)
         return replace(block, reductions=reductions, stores=tuple(self._store(s, done, gates) for s in block.stores))
+
+    def selected(self, roots: Iterable[Expr]) -> dict[Expr, Expr]:
+        """WHEREs with a load below that may be outside its buffer, and what reads it only where it is selected."""
+        roots = list(roots)
+        suspects = {e for e in topological(roots) if e.op is Leaf.LOAD and e.args[0] is TRUE and not self._inside(e)}
+        mapping: dict[Expr, Expr] = {}
+        if not suspects:
+            return mapping
+        for expr in topological(roots):
+            if expr.op is Op.WHERE and expr.dtype is not index:
+                condition, *branches = substitute(expr.args, mapping)
+                unless = make(Op.NE, (condition, constant(1, bool_)), bool_, None, 0, 1)
+                gated = [_gated(b, g, suspects) for b, g in zip(branches, (condition, unless), strict=True)]
+                mapping[expr] = select(condition, *gated)
+        return mapping
+
+    def _inside(self, load: Expr) -> bool:
+        """Whether the index of a load is in range whatever the axes are."""
+        shape = self.kernel.argument(load.arg[0]).shape
+        for position, size in zip(load.args[1:], shape, strict=True):
+            whole = position.op is Leaf.AXIS and position.args[0] is as_expr(size)
+            if not whole and (position.lo < 0 or less(position, as_expr(size)) is not TRUE):
+                return False
+        return True
 
     def exprs(self, roots: Iterable[Expr], done: dict[Expr, Expr]) -> None:
         """Add the flat form of everything below `roots` to `done`."""
@@ -83,3 +125,10 @@ class Flattener:
         return Store(store.buffer, (offset,), value, valid)
 
 
+def _gated(branch: Expr, condition: Expr, suspects: set[Expr]) -> Expr:
+    """`branch` with loads that read nothing where `condition` does not hold."""
+    gates: dict[Expr, Expr] = {}
+    for expr in topological((branch,)):
+        if expr.op is Leaf.LOAD and (expr in suspects or expr.args[0] is not TRUE):
+            gates[expr] = make(Leaf.LOAD, (both(expr.args[0], condition), *expr.args[1:]), expr.dtype, expr.arg)
+    return substitute((branch,), gates)[0]

@@ -156,9 +156,10 @@ def variable(expr: Expr, dtype: DType = int32) -> Node:
 
 
 def buffer_leaf(buffer: Any, dtype: DType, shape: tuple[Dim, ...], device: str) -> Node:
-    """Memory that exists, as a leaf of its own."""
+    """Memory as a leaf of its own; None for a stand-in that graphs are built and differentiated on."""
     node = _node(Op.BUFFER, (), next(_identities), dtype, shape, device)
-    node.attach(buffer)
+    if buffer is not None:
+        node.attach(buffer)
     return node
 
 

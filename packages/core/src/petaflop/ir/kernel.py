@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from petaflop.dtype import DType, index
+from petaflop.dtype import DType, bool_, index
 from petaflop.graph.ops import Native, Op
 from petaflop.graph.symbolic import (
     TRUE,
@@ -318,10 +318,11 @@ def operations(kernel: Kernel) -> int:
 
 
 def _is_work(expr: Expr) -> bool:
-    return expr.dtype is not index and expr.op not in (Op.CONST, Op.CAST, Op.BITCAST, *_LEAVES)
+    """Arithmetic on values: not indices, comparisons (padding would count at every tap) or selections."""
+    return expr.dtype not in (index, bool_) and expr.op not in _NO_WORK
 
 
-_LEAVES = (Leaf.AXIS, Leaf.LOAD, Leaf.STATE, Op.VAR)
+_NO_WORK = (Op.CONST, Op.CAST, Op.BITCAST, Op.WHERE, Op.VAR, Leaf.AXIS, Leaf.LOAD, Leaf.STATE)
 
 
 # ---- printing ----

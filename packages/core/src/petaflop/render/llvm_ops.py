@@ -150,10 +150,10 @@ def encode(emit: Emit, name: str, dtype: DType, width: int) -> str:
     return emit.line(f"trunc {word} {both} to {vector('i8', width)}")
 
 
-_NARROW = {  # bits of the significand, least normal exponent, greatest finite value, what lies beyond it
-    bfloat16: (7, -126, 3.3895313892515355e38, "inf"),
-    float8_e4m3: (3, -6, 448.0, "nan"),
-    float8_e5m2: (2, -14, 57344.0, "inf"),
+_NARROW = {  # bits of the significand, least normal exponent, greatest finite value, the bits of what lies beyond it
+    bfloat16: (7, -126, 3.3895313892515355e38, 0x7F800000),
+    float8_e4m3: (3, -6, 448.0, 0x7FC00000),
+    float8_e5m2: (2, -14, 57344.0, 0x7F800000),
 }
 
 
@@ -165,7 +165,7 @@ def round_narrow(emit: Emit, name: str, dtype: DType, width: int) -> str:
         return emit.line(f"fpext {vector('half', width)} {half} to {single}")
     if dtype not in _NARROW:
         return name
-    mantissa, least, greatest, _ = _NARROW[dtype]
+    mantissa, least, greatest, beyond_bits = _NARROW[dtype]
     drop = 23 - mantissa
     bits = emit.line(f"bitcast {single} {name} to {word}")
     odd = emit.line(f"lshr {word} {bits}, {_integer(drop, width)}")
@@ -186,7 +186,7 @@ def round_narrow(emit: Emit, name: str, dtype: DType, width: int) -> str:
         limit = struct.unpack("<i", struct.pack("<f", greatest))[0]
         beyond = emit.line(f"icmp ugt {word} {size}, {_integer(limit, width)}")
         sign = emit.line(f"and {word} {bits}, {_integer(-(1 << 31), width)}")
-        over = emit.line(f"or {word} {sign}, {_integer(0x7FC00000 if dtype is float8_e4m3 else 0x7F800000, width)}")
+        over = emit.line(f"or {word} {sign}, {_integer(beyond_bits, width)}")
         rounded = emit.line(f"select {flag} {beyond}, {word} {over}, {word} {rounded}")
     nan = emit.line(f"fcmp uno {single} {name}, {name}")
     quiet = emit.line(f"or {word} {bits}, {_integer(0x7FC00000, width)}")
@@ -224,6 +224,9 @@ def cast(emit: Emit, name: str, source: DType, target: DType, width: int) -> str
 def _to_float(emit: Emit, name: str, source: DType, target: DType, width: int, a: str, b: str) -> str:
     if source.kind != "f":
         way = "sitofp" if source.kind == "i" else "uitofp"
+        if source.bits == 64 and target in _NARROW:
+            wide = emit.line(f"{way} {a} {name} to {vector('double', width)}")
+            return round_narrow(emit, _round_to_odd(emit, wide, width), target, width)
         return round_narrow(emit, emit.line(f"{way} {a} {name} to {b}"), target, width)
     if source is float64 and target is not float64:
         if target is float32:

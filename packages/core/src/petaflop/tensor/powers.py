@@ -117,7 +117,9 @@ def _log2_pair(x: Value) -> tuple[Value, Value]:
     lower = lower + s * (factor - first) + rest * factor + s * z * horner("log2", z) * factor
     total = whole + main
     carry = where(whole.eq(0), 0.0, (whole - total) + main)
-    return total, carry + lower
+    rest = carry + lower
+    high = total + rest
+    return high, (total - high) + rest
 
 
 _SQRT_HALF_BITS = {23: 0x3F3504F3, 52: 0x3FE6A09E667F3BCD}
