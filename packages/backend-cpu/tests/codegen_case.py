@@ -1,4 +1,5 @@
-"""Runs hand-made kernels on the CPU, by the default plan and by the naive one, for the tests of code generation."""
+"""Runs hand-made kernels on the CPU, by the default plan and by the naive one, for the tests of code
+generation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Generated matrix products and convolutions against float64 NumPy: every transposition, ragged sizes, several dtypes."""
+"""Generated matrix products and convolutions against float64 NumPy: every transposition, ragged sizes,
+several dtypes."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def widened(expr: Expr, dtype: DType) -> Expr:
     return value(Op.CAST, expr, dtype=WIDE[dtype]) if dtype in WIDE else expr
 
 
-def product(m_size: int, n_size: int, k_size: int, turned: str, dtype: DType, batch: int) -> tuple[Kernel, list[Array], Array]:
+def product(
+    m_size: int, n_size: int, k_size: int, turned: str, dtype: DType, batch: int
+) -> tuple[Kernel, list[Array], Array]:
     """The kernel of a product, its inputs, and the product in float64."""
     m, n, k = axis("m", m_size), axis("n", n_size), axis("k", k_size)
     outer, sizes = ((axis("b", batch),), (batch,)) if batch else ((), ())
@@ -39,14 +42,25 @@ def product(m_size: int, n_size: int, k_size: int, turned: str, dtype: DType, ba
     total = reduction("s", Op.ADD, value(Op.MUL, a, b), (k,))
     block = Block((*outer, m, n), (Store("o", (*outer, m, n), state("s", wide)),), (total,))
     out = writes("o", (*sizes, m_size, n_size), wide)
-    kernel = Kernel((reads("a", sizes + a_shape, dtype), reads("b", sizes + b_shape, dtype), out), ((block,),))
+    kernel = Kernel(
+        (reads("a", sizes + a_shape, dtype), reads("b", sizes + b_shape, dtype), out), ((block,),)
+    )
     x, y = numbers(sizes + a_shape, dtype), numbers(sizes + b_shape, dtype)
     left = np.swapaxes(x, -1, -2) if turned[0] == "t" else x
     right = np.swapaxes(y, -1, -2) if turned[1] == "t" else y
     return kernel, [x, y], left.astype(np.float64) @ right.astype(np.float64)
 
 
-SIZES = [(64, 64, 64), (65, 67, 70), (30, 33, 41), (4, 100, 300), (2, 64, 64), (100, 8, 50), (1, 300, 200), (300, 1, 200)]
+SIZES = [
+    (64, 64, 64),
+    (65, 67, 70),
+    (30, 33, 41),
+    (4, 100, 300),
+    (2, 64, 64),
+    (100, 8, 50),
+    (1, 300, 200),
+    (300, 1, 200),
+]
 SIZES += [(48, 40, 600), (3, 3, 3), (129, 130, 7), (13, 257, 31)]
 
 
@@ -93,7 +107,12 @@ def test_bias_and_activation_are_part_of_the_product(blocks: int) -> None:
     m, n, k = axis("m", 61), axis("n", 75), axis("k", 90)
     a = value(Op.MUL, load("a", (m, k), float32), constant(2.0, float32))
     total = reduction("s", Op.ADD, value(Op.MUL, a, load("b", (k, n), float32)), (k,))
-    arguments: tuple[Argument, ...] = (reads("a", (61, 90)), reads("b", (90, 75)), reads("c", (75,)), writes("o", (61, 75)))
+    arguments: tuple[Argument, ...] = (
+        reads("a", (61, 90)),
+        reads("b", (90, 75)),
+        reads("c", (75,)),
+        writes("o", (61, 75)),
+    )
 
     def finish(result: Expr) -> Expr:
         return value(Op.MAX, value(Op.ADD, result, load("c", (n,), float32)), constant(0.0, float32))
@@ -129,7 +148,12 @@ def test_convolution(case: tuple[int, ...]) -> None:
     b, o, i, j = axis("b", batch), axis("o", outer), axis("i", rows), axis("j", columns)
     c, p, q = axis("c", inner), axis("p", taps), axis("q", taps)
     y, x = i * stride + p * dilation - pad, j * stride + q * dilation - pad
-    inside = both(greater_equal(y, constant(0)), less(y, constant(height)), greater_equal(x, constant(0)), less(x, constant(width)))
+    inside = both(
+        greater_equal(y, constant(0)),
+        less(y, constant(height)),
+        greater_equal(x, constant(0)),
+        less(x, constant(width)),
+    )
     term = value(Op.MUL, load("x", (b, c, y, x), float32, inside), load("w", (o, c, p, q), float32))
     total = reduction("s", Op.ADD, term, (c, p, q))
     block = Block((b, o, i, j), (Store("z", (b, o, i, j), state("s", float32)),), (total,))

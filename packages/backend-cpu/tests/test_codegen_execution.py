@@ -1,10 +1,22 @@
-"""Generated code on this CPU against NumPy: every kind of block and every dtype, by the default and the naive plan."""
+"""Generated code on this CPU against NumPy: every kind of block and every dtype, by the default and the naive
+plan."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from codegen_case import Array, allowed, axes, both_plans, elementwise, execute, reads, reduced, sum_error, writes
+from codegen_case import (
+    Array,
+    allowed,
+    axes,
+    both_plans,
+    elementwise,
+    execute,
+    reads,
+    reduced,
+    sum_error,
+    writes,
+)
 from kernels import backend
 
 from petaflop.codegen.planner import default_plan

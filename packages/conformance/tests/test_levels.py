@@ -1,4 +1,5 @@
-"""The frozen lists, the verdict on them, the report, and that the plugin stays out of everybody else's way."""
+"""The frozen lists, the verdict on them, the report, and that the plugin stays out of everybody else's
+way."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def test_digest_is_stable_and_long() -> None:
 
 
 def test_report_of_a_whole_level(tmp_path: Path) -> None:
-    """From an empty folder, without a path: the installed suite runs, and the report says what was asked of whom."""
+    """From an empty folder, without a path: the installed suite runs, and the report says what was asked of
+    whom."""
     done = run("-m", "pytest", "-q", "--petaflop-backend=reference", "--petaflop-level=plugin",
                "--petaflop-report=report.json", where=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

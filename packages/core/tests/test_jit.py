@@ -151,7 +151,8 @@ def test_random_numbers_go_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "read", [lambda x: x.sum().item(), lambda x: x.numpy(), lambda x: x if x.sum() > 0 else -x, lambda x: x.tolist()]
+    "read",
+    [lambda x: x.sum().item(), lambda x: x.numpy(), lambda x: x if x.sum() > 0 else -x, lambda x: x.tolist()],
 )
 def test_reading_a_value_inside_raises_and_leaves_no_trace(read) -> None:  # type: ignore[no-untyped-def]
     state = Tensor([1.0]).realize()

@@ -1,4 +1,5 @@
-"""Optimizers without torch: LAMB and Muon against NumPy, launches of a step, rates without kernels, errors."""
+"""Optimizers without torch: LAMB and Muon against NumPy, launches of a step, rates without kernels,
+errors."""
 
 from __future__ import annotations
 

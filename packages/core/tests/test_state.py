@@ -1,4 +1,5 @@
-"""safetensors files: saved is loaded, others read them, hostile files are one typed error, writes are atomic."""
+"""safetensors files: saved is loaded, others read them, hostile files are one typed error, writes are
+atomic."""
 
 from __future__ import annotations
 

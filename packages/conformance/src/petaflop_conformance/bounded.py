@@ -1,4 +1,5 @@
-"""What the oracle knows of a value: the number in float64, how far a correct device may be off, and what is free.
+"""What the oracle knows of a value: the number in float64, how far a correct device may be off, and what is
+free.
 
 Integers and bools are held exactly, in their own dtype, with an error of 0.
 """
@@ -64,8 +65,9 @@ def rounded(
 ) -> Bounded:
     """The result of an operation whose inputs allow `error`, rounded once with an error of `k` ulp.
 
-    `contracted` says that a fused multiply-add may keep the unrounded value, so that an overflow must be far beyond the
-    limit to be certain. A result that is exact in `dtype` is required exactly where the inputs are exact.
+    `contracted` says that a fused multiply-add may keep the unrounded value, so that an overflow must be far
+    beyond the limit to be certain. A result that is exact in `dtype` is required exactly where the inputs are
+    exact.
     """
     form, wide = format_of(dtype), dtype is float64
     limit = form.largest if wide else form.largest + float(ulp(np.float64(form.largest), dtype)) / 2

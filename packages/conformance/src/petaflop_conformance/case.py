@@ -45,7 +45,8 @@ class Case:
         return [to_host(node) for node in nodes]
 
     def check(self, *nodes: Node, measures: str | None = None) -> list[Array]:
-        """Realize `nodes` together and compare each with the oracle; `measures` names the row of the summary."""
+        """Realize `nodes` together and compare each with the oracle; `measures` names the row of the
+        summary."""
         expected = [self.oracle(node) for node in nodes]
         arrays = self.run(*nodes)
         for node, array, bounded in zip(nodes, arrays, expected, strict=True):

@@ -1,4 +1,5 @@
-"""One examination of one backend: selects the level, keeps every outcome, decides what is held, reports it."""
+"""One examination of one backend: selects the level, keeps every outcome, decides what is held, reports
+it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""The oracle's rules for REDUCE and SCAN: sums bounded in units of u·Σ|x|, products relatively, maxima exactly.
+"""The oracle's rules for REDUCE and SCAN: sums bounded in units of u·Σ|x|, products relatively, maxima
+exactly.
 
-A device may fold in any order: at level "core" a sum of n terms may be off by (n − 1)·u·Σ|x|, at "full" by √n of it.
+A device may fold in any order: at level "core" a sum of n terms may be off by (n − 1)·u·Σ|x|, at "full" by √n
+of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Writes the must-pass lists from the suite as it is: `python -m petaflop_conformance.freeze`.
 
-Run it only when a release adds tests on purpose; tests/test_levels.py fails while the lists and the suite differ.
+Run it only when a release adds tests on purpose; tests/test_levels.py fails while the lists and the suite
+differ.
 """
 
 from __future__ import annotations

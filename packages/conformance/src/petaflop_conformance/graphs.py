@@ -1,6 +1,8 @@
-"""Random graphs that stay tame: each step looks at the oracle's values, so that nothing overflows and little is free.
+"""Random graphs that stay tame: each step looks at the oracle's values, so that nothing overflows and little
+is free.
 
-`Grower` takes its choices from a function, so that hypothesis can shrink them and a seeded generator can replay them.
+`Grower` takes its choices from a function, so that hypothesis can shrink them and a seeded generator can
+replay them.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ _LARGEST = 60.0  # magnitudes beyond this are brought back before they are used 
 class Grower:
     """Grows one graph over `inputs` (all of one shape), an operation at a time."""
 
-    def __init__(self, choose: Choose[Any], inputs: Mapping[Node, Array], policy: Policy = Policy()) -> None:
+    def __init__(
+        self, choose: Choose[Any], inputs: Mapping[Node, Array], policy: Policy | None = None
+    ) -> None:
         self.choose = choose
-        self.oracle = Oracle(inputs, policy)
+        self.oracle = Oracle(inputs, policy or Policy())
         self.pool = list(inputs)
         self.shape = self.pool[0].shape
 

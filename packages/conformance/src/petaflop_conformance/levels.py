@@ -34,7 +34,8 @@ def digest() -> str:
 
 
 def held(outcomes: Mapping[str, str], levels: Mapping[str, str]) -> str | None:
-    """The highest level for which every listed test passed or does not apply, and no other test of it failed."""
+    """The highest level for which every listed test passed or does not apply, and no other test of it
+    failed."""
     result = None
     for level in LEVELS:
         ids = must_pass(level)

@@ -1,4 +1,5 @@
-"""The oracle's rules for leaves, views, indexed operations and effects: all exact, so values and errors just move."""
+"""The oracle's rules for leaves, views, indexed operations and effects: all exact, so values and errors just
+move."""
 
 from __future__ import annotations
 
@@ -102,7 +103,8 @@ def _gather(node: Node, policy: Policy, source: Bounded, index: Bounded) -> Boun
 
 
 def _scatter(node: Node, policy: Policy, source: Bounded, index: Bounded, values: Bounded) -> Bounded:
-    """One index after another along the axis, so duplicates fall in order; an unclear index makes its line free."""
+    """One index after another along the axis, so duplicates fall in order; an unclear index makes its line
+    free."""
     axis = node.arg.axis
     combine = {
         None: lambda old, new: new,

@@ -1,7 +1,8 @@
-"""The oracle: a graph evaluated primitive by primitive in float64, with the error that a correct device may show.
+"""The oracle: a graph evaluated primitive by primitive in float64, with the error that a correct device may
+show.
 
-`Oracle` gives (value, allowed error, don't-care mask) of a node; `judge` compares a device's answer with that.
-The bound of a fused graph follows from one rule per operation, so no test states a tolerance.
+`Oracle` gives (value, allowed error, don't-care mask) of a node; `judge` compares a device's answer with
+that. The bound of a fused graph follows from one rule per operation, so no test states a tolerance.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Oracle:
     array([1.41421356])
     """
 
-    def __init__(self, inputs: Mapping[Node, Array], policy: Policy = Policy()) -> None:
-        self.policy = policy
+    def __init__(self, inputs: Mapping[Node, Array], policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
         self._inputs: dict[Node, Bounded] = {}
         self._done: dict[Node, Bounded] = {}
         for node, array in inputs.items():
@@ -71,7 +72,8 @@ class Oracle:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Worst error over bound (at most 1 where all is well), worst error in ulp, and the first wrong element in words."""
+    """Worst error over bound (at most 1 where all is well), worst error in ulp, and the first wrong element
+    in words."""
 
     ratio: float
     ulps: float

@@ -1,6 +1,8 @@
-"""The pytest plugin: `pytest --petaflop-backend=NAME` adds the installed suite and asks which level NAME holds.
+"""The pytest plugin: `pytest --petaflop-backend=NAME` adds the installed suite and asks which level NAME
+holds.
 
-It loads in every pytest run of an environment that has it, so it imports nothing but pytest until it is asked for.
+It loads in every pytest run of an environment that has it, so it imports nothing but pytest until it is asked
+for.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--petaflop-profile",
         choices=PROFILES,
         default="quick",
-        help="how many random examples: quick (10, the same each time), full (50), soak (500, new ones each time)",
+        help="how many random examples: quick (10, the same each time), full (50), "
+        "soak (500, new ones each time)",
     )
     group.addoption("--petaflop-report", metavar="FILE", help="write the report as JSON")
 

@@ -99,7 +99,8 @@ def _plain(value: Any) -> Any:
 
 
 def _worst(examination: Examination) -> dict[tuple[str, str], tuple[float, float]]:
-    """(op, dtype) → worst error over bound, and worst error in ulp, of the tests that measure one operation."""
+    """(op, dtype) → worst error over bound, and worst error in ulp, of the tests that measure one
+    operation."""
     worst: dict[tuple[str, str], tuple[float, float]] = {}
     for measured in examination.measured.values():
         for op, dtype, ratio, ulps in measured:
@@ -133,8 +134,9 @@ def summary(examination: Examination) -> Iterator[str]:
         count[outcome] += 1
     missing = len(examination.missing)
     yield (
-        f"level held: {examination.held or 'none'} (asked: {examination.level}, profile {examination.profile})   "
-        f"{count['passed']} pass · {count['failed']} fail · {count[NOT_DECLARED]} not declared · "
+        f"level held: {examination.held or 'none'} (asked: {examination.level}, "
+        f"profile {examination.profile})   {count['passed']} pass · {count['failed']} fail · "
+        f"{count[NOT_DECLARED]} not declared · "
         + (f"incomplete: {missing} of {len(examination.asked)} did not run" if missing else "complete")
     )
 

@@ -1,4 +1,5 @@
-"""Rounding as numbers: the spacing of floats of any format, correct rounding to one, and conversions, in float64.
+"""Rounding as numbers: the spacing of floats of any format, correct rounding to one, and conversions, in
+float64.
 
 Nothing here trusts the arithmetic of a narrow NumPy or ml_dtypes type; only exact steps in float64 are used.
 """
@@ -30,7 +31,8 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A float format: stored mantissa bits, exponent of the least normal, largest finite value, what overflow gives."""
+    """A float format: stored mantissa bits, exponent of the least normal, largest finite value, what overflow
+    gives."""
 
     mantissa: int
     min_exponent: int
@@ -91,7 +93,8 @@ def representable(value: Array, dtype: DType) -> Array:
 
 
 def integer_to_float(value: Array, dtype: DType) -> Array:
-    """Integers correctly rounded to `dtype`, as float64; wide ones go through rounding to odd, so nothing rounds twice."""
+    """Integers correctly rounded to `dtype`, as float64; wide ones go through rounding to odd, so nothing
+    rounds twice."""
     if dtype is float64 or value.dtype.itemsize < 8:
         return round_to(value.astype(np.float64), dtype)
     negative = value < 0

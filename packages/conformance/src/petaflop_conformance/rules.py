@@ -1,7 +1,8 @@
-"""One oracle rule per elementwise operation and type change: value, error carried on, error of its own rounding.
+"""One oracle rule per elementwise operation and type change: value, error carried on, error of its own
+rounding.
 
-A rule is a function (node, policy, *sources) -> Bounded. Errors of inputs are carried on by bounds that hold for any
-two numbers within them, so rules compose through any graph, fused or not.
+A rule is a function (node, policy, *sources) -> Bounded. Errors of inputs are carried on by bounds that hold
+for any two numbers within them, so rules compose through any graph, fused or not.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ __all__ = ["SHAPES", "arguments", "awkward", "generator", "ordinary", "pairs"]
 
 Array = np.ndarray[Any, Any]
 
-# Each new shape is a new compile, so examples draw from these: empty, single, prime, around a vector's width, deep.
+# Each new shape is a new compile, so examples draw from these: empty, single, prime, around a vector's width,
+# deep.
 SHAPES: tuple[tuple[int, ...], ...] = (
     (),
     (0,),
@@ -114,7 +115,8 @@ def _integers(dtype: DType) -> list[int]:
 
 
 def awkward(dtype: DType) -> Array:
-    """Zeros of both signs, denormals, extremes, infinities, NaN; or the ends of an integer's range and what is near."""
+    """Zeros of both signs, denormals, extremes, infinities, NaN; or the ends of an integer's range and what
+    is near."""
     if dtype.kind == "b":
         return np.array([False, True])
     if dtype.is_integer:

@@ -89,7 +89,9 @@ class _Capture:
     backend: Backend
     structure: Any  # of the result
     inputs: dict[int, int] = field(default_factory=dict)  # slot → argument
-    states: dict[int, tuple[Tensor, bool]] = field(default_factory=dict)  # slot → closed-over (tensor, its gradient?)
+    states: dict[int, tuple[Tensor, bool]] = field(
+        default_factory=dict
+    )  # slot → closed-over (tensor, its gradient?)
     fixed: dict[int, Buffer] = field(default_factory=dict)  # slot → memory nobody else can change
     outputs: list[tuple[Node, int]] = field(default_factory=list)  # (node, slot) of each returned tensor
     assigned: list[tuple[Tensor | int, Node, int]] = field(
@@ -118,7 +120,7 @@ class Jit(Generic[Parameters, Result]):
         self.captures: dict[Any, list[_Capture]] = {}
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)  # type: ignore[arg-type]
+        return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         tensors: list[Tensor] = []
@@ -137,7 +139,7 @@ class Jit(Generic[Parameters, Result]):
                 if sum(map(len, self.captures.values())) > _MAX_CAPTURES:
                     self.captures.pop(next(iter(self.captures)))
             results = _replay(capture, tensors)
-        return _unflatten(capture.structure, results)  # type: ignore[no-any-return]
+        return _unflatten(capture.structure, results)
 
 
 def jit(function: Callable[Parameters, Result]) -> Jit[Parameters, Result]:
@@ -174,7 +176,7 @@ def _capture(function: Callable[..., Any], structure: Any, tensors: Sequence[Ten
         return _assemble(before, stand_ins, leaves, returned, shape)
     finally:  # a replay, the first one too, starts from what was there before the call
         for tensor, node, grad in before.values():
-            tensor._node, tensor.grad = node, grad  # type: ignore[assignment]
+            tensor._node, tensor.grad = node, grad
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
@@ -277,7 +279,11 @@ def _backend(order: Sequence[Node], roots: Sequence[Node], stand_ins: Sequence[T
 
 
 def _bind(
-    capture: _Capture, number: int, node: Node, leaves: Mapping[Node, int], old: Mapping[Node, tuple[Tensor, bool]]
+    capture: _Capture,
+    number: int,
+    node: Node,
+    leaves: Mapping[Node, int],
+    old: Mapping[Node, tuple[Tensor, bool]],
 ) -> None:
     below = node.sources[0] if node.op is Op.REALIZE and node.sources and node.sources[0] in leaves else node
     if below in leaves:

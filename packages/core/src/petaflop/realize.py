@@ -283,7 +283,7 @@ def _check_nan(program: Program, buffers: Sequence[Buffer]) -> None:
     for argument, buffer in zip(program.kernel.arguments, buffers, strict=True):
         if argument.written and argument.dtype.is_float:
             data = np.empty(buffer.size // argument.dtype.itemsize, argument.dtype.numpy)
-            buffer.read(memoryview(data.view(np.uint8)))
+            buffer.read(data.view(np.uint8).data)
             count = int(np.isnan(data).sum())
             if count:
                 raise NumericsError(
@@ -346,7 +346,7 @@ def from_host(array: np.ndarray[Any, Any], device: str | None = None, borrow: bo
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     data = np.ascontiguousarray(array)
-    view = memoryview(data.reshape(-1).view(np.uint8)) if data.size else memoryview(b"")
+    view = data.reshape(-1).view(np.uint8).data if data.size else memoryview(b"")
     handle = backend.borrow(view) if borrow and data is array and data.flags.writeable and data.size else None
     buffer = Buffer(backend, data.nbytes, handle, keep=data if handle is not None else None)
     if handle is None:
@@ -373,5 +373,5 @@ def to_host(node: Node, share: bool = False) -> np.ndarray[Any, Any]:
         return result
     result = np.empty(shape, node.dtype.numpy)
     if result.size:
-        buffer.read(memoryview(result.reshape(-1).view(np.uint8)))
+        buffer.read(result.reshape(-1).view(np.uint8).data)
     return result

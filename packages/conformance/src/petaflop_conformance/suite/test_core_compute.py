@@ -1,4 +1,5 @@
-"""Every elementwise primitive in every declared dtype, on awkward values, and with a constant for an operand."""
+"""Every elementwise primitive in every declared dtype, on awkward values, and with a constant for an
+operand."""
 
 from __future__ import annotations
 

@@ -222,7 +222,8 @@ def _layers(x: Node, size: Any) -> list[Node]:
 @pytest.mark.parametrize("build", [_views_of, _layers], ids=["views", "layers"])
 @pytest.mark.requires("float32")
 def test_symbolic_size_is_the_concrete_one(case: Case, build: Callable[[Node, Any], list[Node]]) -> None:
-    """One graph whose size is a Variable, realized for several values of it, against graphs of those very sizes."""
+    """One graph whose size is a Variable, realized for several values of it, against graphs of those very
+    sizes."""
     x = case.leaf(ordinary(float32, (40, 6), "symbolic"))
     size = Variable("t", 1, 40)
     for value in (1, 2, 7, 40):

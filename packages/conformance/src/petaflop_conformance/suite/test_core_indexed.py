@@ -1,4 +1,5 @@
-"""GATHER, SCATTER and ASSIGN: duplicates, positions out of range, regions with steps, and memory that overlaps."""
+"""GATHER, SCATTER and ASSIGN: duplicates, positions out of range, regions with steps, and memory that
+overlaps."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def test_gather(case: Case, dtype: DType) -> None:
 @pytest.mark.parametrize("dtype", INTEGERS)
 @pytest.mark.requires("float32")
 def test_gather_out_of_range_reads_zero(case: Case, dtype: DType) -> None:
-    """Never memory, not even just before or after: positions go from -2³¹ to 2³¹ - 1 as far as the dtype does."""
+    """Never memory, not even just before or after: positions go from -2³¹ to 2³¹ - 1 as far as the dtype
+    does."""
     leaf = case.leaf(numbers(float32, 5) + np.float32(10))
     far = np.array([n for n in FAR if int(dtype.min) <= n <= int(dtype.max)] + [int(dtype.max)]).astype(
         dtype.numpy
@@ -96,7 +98,8 @@ def test_gather_of_a_padded_view(case: Case) -> None:
 @pytest.mark.parametrize("dtype", EACH)
 @pytest.mark.requires("int32")
 def test_scatter(case: Case, dtype: DType, op: Op | None) -> None:
-    """Duplicates in index order (when setting, the last wins), positions out of range dropped; along each axis."""
+    """Duplicates in index order (when setting, the last wins), positions out of range dropped; along each
+    axis."""
     source = case.leaf(numbers(dtype, 4, 5))
     nodes = []
     for axis in (0, 1):

@@ -1,4 +1,5 @@
-"""Copies, lifetimes, repeats: what goes in comes out, memory is given back, and nothing changes the second time."""
+"""Copies, lifetimes, repeats: what goes in comes out, memory is given back, and nothing changes the second
+time."""
 
 from __future__ import annotations
 

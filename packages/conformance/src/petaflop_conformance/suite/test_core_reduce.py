@@ -1,4 +1,5 @@
-"""Reductions and scans: every axis, every dtype, lengths around a vector's width, and sums that show a poor order."""
+"""Reductions and scans: every axis, every dtype, lengths around a vector's width, and sums that show a poor
+order."""
 
 from __future__ import annotations
 
@@ -100,7 +101,8 @@ def test_long_sum(case: Case, kind: str, length: int) -> None:
 @pytest.mark.parametrize("narrow", ["float16", "bfloat16", "int8", "uint8", "bool"])
 @pytest.mark.requires("float32", "int32")
 def test_narrow_sum_accumulates_wide(case: Case, narrow: str, backend: Any) -> None:
-    """REDUCE states its accumulate dtype: 5000 ones in float16 are 5000, which float16 itself cannot count."""
+    """REDUCE states its accumulate dtype: 5000 ones in float16 are 5000, which float16 itself cannot
+    count."""
     if narrow not in backend.capabilities.dtypes:
         pytest.skip(f"not declared: {narrow}")
     dtype = DTYPES[narrow]

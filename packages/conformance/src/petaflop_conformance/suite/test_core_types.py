@@ -40,7 +40,8 @@ EACH = [
 
 @pytest.mark.parametrize(("old", "new"), list(each_pair()))
 def test_cast(case: Case, old: DType, new: DType) -> None:
-    """Saturating from float to integer, NaN to 0, wrapping between integers, to nearest even in narrow floats."""
+    """Saturating from float to integer, NaN to 0, wrapping between integers, to nearest even in narrow
+    floats."""
     values = np.concatenate([awkward(old), ordinary(old, (257,), "cast")])
     if old.is_float and new.is_float and new.mantissa < old.mantissa:
         values = np.concatenate([values, _between(old, new)])

@@ -1,4 +1,5 @@
-"""Views and chains of views, bit for bit as NumPy's strides have them; nothing is computed, so nothing may differ."""
+"""Views and chains of views, bit for bit as NumPy's strides have them; nothing is computed, so nothing may
+differ."""
 
 from __future__ import annotations
 

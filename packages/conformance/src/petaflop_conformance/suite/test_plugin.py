@@ -1,4 +1,5 @@
-"""What holds without a device: metadata, the handshake, a light import, an honest declaration, an explained absence."""
+"""What holds without a device: metadata, the handshake, a light import, an honest declaration, an explained
+absence."""
 
 from __future__ import annotations
 

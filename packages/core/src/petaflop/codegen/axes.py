@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from petaflop.codegen.cost import Access, Summary, size_of, summarize
 from petaflop.codegen.split_reduce import Limit
@@ -19,7 +18,8 @@ Levels = tuple[tuple[str, int], ...]
 def fusable_groups(kernel: Kernel, blocks: Sequence[Block], limits: Sequence[Limit]) -> tuple[Fuse, ...]:
     """Neighbouring axes that every access of every block walks through as if they were one.
 
-    The number of a partial reduction stays alone, and the axis that it limits may only be the outermost of a group.
+    The number of a partial reduction stays alone, and the axis that it limits may only be the outermost of a
+    group.
     """
     alone = {limit.part for limit in limits}
     limited = {limit.axis for limit in limits}
@@ -66,9 +66,14 @@ def _jointly(summary: Summary, outer: Expr, inner: Expr) -> bool:
 
 
 def vector_choice(
-    blocks: Sequence[Block], summaries: Sequence[Summary], common: Sequence[Expr], width: int, limits: Sequence[Limit]
+    blocks: Sequence[Block],
+    summaries: Sequence[Summary],
+    common: Sequence[Expr],
+    width: int,
+    limits: Sequence[Limit],
 ) -> dict[Expr, Levels]:
-    """The register tile of each chosen axis: a common axis for all blocks, or one of each block's own axes."""
+    """The register tile of each chosen axis: a common axis for all blocks, or one of each block's own
+    axes."""
     if width < 2:
         return {}
     alone = {limit.part for limit in limits}
@@ -84,8 +89,10 @@ def vector_choice(
     chosen: dict[Expr, Levels] = {}
     for block, summary in zip(blocks, summaries, strict=True):
         own = [a for a in block.axes if a not in common and a not in block.ordered]
-        inner = [a for a in _last_reduce_axes(block)]
-        options = [(_cost(summary, a, width), a) for a in own] + [(_cost(summary, a, width) * 1.02, a) for a in inner]
+        inner = list(_last_reduce_axes(block))
+        options = [(_cost(summary, a, width), a) for a in own] + [
+            (_cost(summary, a, width) * 1.02, a) for a in inner
+        ]
         cost, a = min(options, key=lambda option: option[0], default=(1.0, None))
         if a is not None and cost < 0.95 and not _conflict(chosen, blocks, a):
             reducing = a in block.reduce_axes or bool(block.reductions)

@@ -1,14 +1,15 @@
 """Plans for sums of products: matrix products, batched or not, and convolutions, by one rule.
 
-The factors of the product depend on different axes: m only on the first, n only on the second, k on both (the reduce
-axes). A register tile of m × n is summed over k from panels in which a tile's elements are neighbours; packing a panel
-evaluates the factor, so casts, masks and windows cost nothing further in.
+The factors of the product depend on different axes: m only on the first, n only on the second, k on both (the
+reduce axes). A register tile of m × n is summed over k from panels in which a tile's elements are neighbours;
+packing a panel evaluates the factor, so casts, masks and windows cost nothing further in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from petaflop.codegen.cost import Summary, points, size_of, summarize
 from petaflop.graph.ops import Op
@@ -26,6 +27,10 @@ RUN = 128  # products summed up in one chain before the partial sum is put aside
 PANEL_ROWS = 24  # rows from which on packing the other factor pays
 
 
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
 @dataclass(frozen=True, slots=True)
 class Contraction:
     """What to do to a nest: rewrites that add `added` nests before it, then how its loops run."""
@@ -39,7 +44,8 @@ class Contraction:
 
 @dataclass(frozen=True, slots=True)
 class _Roles:
-    """The factor with m and the factor with n, and the axes by role; `outer` ones are plain loops around all."""
+    """The factor with m and the factor with n, and the axes by role; `outer` ones are plain loops around
+    all."""
 
     rows: int
     columns: int
@@ -49,8 +55,11 @@ class _Roles:
     k: tuple[Expr, ...]
 
 
-def plan_contraction(kernel: Kernel, first: int, blocks: Sequence[Block], target: Target) -> Contraction | None:
-    """The plan of a nest whose first block, number `first`, is a sum of products; None where another plan is better."""
+def plan_contraction(
+    kernel: Kernel, first: int, blocks: Sequence[Block], target: Target
+) -> Contraction | None:
+    """The plan of a nest whose first block, number `first`, is a sum of products; None where another plan is
+    better."""
     summaries = [summarize(kernel, block) for block in blocks]
     roles = _roles(kernel, blocks, summaries)
     if roles is None:
@@ -99,12 +108,12 @@ def plan_contraction(kernel: Kernel, first: int, blocks: Sequence[Block], target
             split.append(Split(a.arg, (("thread", 1),)))
             inner_tasks //= size_of(axis_size(a))
     rows_fit = max(1, target.l2_bytes // 2 // (k_size * 4) // tile_m) * tile_m
-    m_tasks = max(1, min(inner_tasks, -(-m_size // rows_fit)))
-    n_tasks = max(1, min(inner_tasks // m_tasks, -(-n_size // tile_n)))
+    m_tasks = max(1, min(inner_tasks, ceil_div(m_size, rows_fit)))
+    n_tasks = max(1, min(inner_tasks // m_tasks, ceil_div(n_size, tile_n)))
     if n_tasks * m_tasks < inner_tasks:
-        m_tasks = max(1, min(inner_tasks // n_tasks, -(-m_size // tile_m)))
-    m_step = -(-(-(-m_size // m_tasks)) // tile_m)  # in tiles
-    n_step = -(-(-(-n_size // n_tasks)) // tile_n)
+        m_tasks = max(1, min(inner_tasks // n_tasks, ceil_div(m_size, tile_m)))
+    m_step = ceil_div(ceil_div(m_size, m_tasks), tile_m)  # in tiles
+    n_step = ceil_div(ceil_div(n_size, n_tasks), tile_n)
     m_thread = m_tasks > 1
     n_thread = n_tasks > 1
     vector = (("unroll", tile_n), ("vector", width)) if vectors > 1 else (("vector", width),)
@@ -162,7 +171,7 @@ def _roles(kernel: Kernel, blocks: Sequence[Block], summaries: Sequence[Summary]
     only_m = [a for a in block.axes if a in used[rows] and a not in used[columns]]
     if not only_m:
         return None
-    n = _run([a for a in only_n], last, summaries, stores_only=True)
+    n = _run(list(only_n), last, summaries, stores_only=True)
     m = _run(only_m, only_m[-1], summaries, stores_only=False)
     outer = tuple(a for a in block.axes if a not in n and a not in m)
     return _Roles(rows, columns, outer, m, n, r.axes)
@@ -186,7 +195,8 @@ def _run(axes: list[Expr], last: Expr, summaries: Sequence[Summary], stores_only
 
 
 def _walks(summary: Summary, factor: Expr, axes: Sequence[Expr], stride: int | None) -> bool:
-    """Whether every load below `factor` has fixed strides along `axes`, the last of them `stride` unless None."""
+    """Whether every load below `factor` has fixed strides along `axes`, the last of them `stride` unless
+    None."""
     names = {e.arg[0] for e in _loads(factor)}
     for access in summary.accesses:
         if access.buffer not in names or access.is_store:
@@ -197,7 +207,7 @@ def _walks(summary: Summary, factor: Expr, axes: Sequence[Expr], stride: int | N
             return False
         if stride is None and 1 not in (access.strides.get(a) for a in axes):
             return False
-        for outer, inner in zip(axes, axes[1:], strict=False):
+        for outer, inner in pairwise(axes):
             joint = access.strides.get(inner, 0) * size_of(axis_size(inner))
             if stride is not None and access.strides.get(outer, 0) != joint:
                 return False
@@ -246,5 +256,6 @@ def _register_tile(m: int, n: int, width: int, registers: int) -> tuple[int, int
 
 
 def _cycles(rows: int, vectors: int) -> float:
-    """Cycles of one step of k: two multiply-adds and two loads a cycle, four cycles until a sum can be added to."""
+    """Cycles of one step of k: two multiply-adds and two loads a cycle, four cycles until a sum can be added
+    to."""
     return max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.3

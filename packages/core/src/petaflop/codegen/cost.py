@@ -1,4 +1,5 @@
-"""What a block costs: its accesses and their strides, bytes and operations; all estimates, from shapes alone."""
+"""What a block costs: its accesses and their strides, bytes and operations; all estimates, from shapes
+alone."""
 
 from __future__ import annotations
 
@@ -62,7 +63,9 @@ def summarize(kernel: Kernel, block: Block) -> Summary:
         leaves[expr] = below
         if expr.op is Leaf.LOAD:
             offset = layouts[expr.arg[0]].offset(expr.args[1:])
-            summary.accesses.append(_access(expr.arg[0], expr.dtype.itemsize, offset, leaves[expr.args[0]], False))
+            summary.accesses.append(
+                _access(expr.arg[0], expr.dtype.itemsize, offset, leaves[expr.args[0]], False)
+            )
         elif expr.dtype is not index and expr.op not in (Op.CONST, Leaf.STATE):
             for arg in expr.args:
                 if arg.dtype is index:

@@ -1,7 +1,8 @@
 """Blocks with flat offsets for logical indices: the layouts are applied here, and nowhere earlier.
 
-Two kinds of name are left for the loops to fill in: TILE, the number of the step of a register tile (temporaries of a
-task have one element per step), and `within(axis)`, whether a masked last step is inside the axis.
+Two kinds of name are left for the loops to fill in: TILE, the number of the step of a register tile
+(temporaries of a task have one element per step), and `within(axis)`, whether a masked last step is inside
+the axis.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ def within(axis: Expr) -> Expr:
 
 
 class Flattener:
-    """`local` temporaries keep only what a task needs, `lanes` elements for each; `masked` axes may overrun."""
+    """`local` temporaries keep only what a task needs, `lanes` elements for each; `masked` axes may
+    overrun."""
 
     def __init__(self, kernel: Kernel, local: Mapping[str, int], lanes: int, masked: Iterable[Expr]) -> None:
         self.kernel, self.local, self.lanes, self.masked = kernel, local, lanes, tuple(masked)
         self.layouts = {
-            b.name: row_major(b.shape[local.get(b.name, 0) :]) for b in (*kernel.arguments, *kernel.temporaries)
+            b.name: row_major(b.shape[local.get(b.name, 0) :])
+            for b in (*kernel.arguments, *kernel.temporaries)
         }
 
     def offset(self, buffer: str, position: tuple[Expr, ...]) -> Expr:
@@ -73,12 +76,17 @@ class Flattener:
             for r in block.reductions
         )
         gates = tuple(within(a) for a in self.masked if a in block.axes)
-        return replace(block, reductions=reductions, stores=tuple(self._store(s, done, gates) for s in block.stores))
+        return replace(
+            block, reductions=reductions, stores=tuple(self._store(s, done, gates) for s in block.stores)
+        )
 
     def selected(self, roots: Iterable[Expr]) -> dict[Expr, Expr]:
-        """WHEREs with a load below that may be outside its buffer, and what reads it only where it is selected."""
+        """WHEREs with a load below that may be outside its buffer, and what reads it only where it is
+        selected."""
         roots = list(roots)
-        suspects = {e for e in topological(roots) if e.op is Leaf.LOAD and e.args[0] is TRUE and not self._inside(e)}
+        suspects = {
+            e for e in topological(roots) if e.op is Leaf.LOAD and e.args[0] is TRUE and not self._inside(e)
+        }
         mapping: dict[Expr, Expr] = {}
         if not suspects:
             return mapping
@@ -130,5 +138,7 @@ def _gated(branch: Expr, condition: Expr, suspects: set[Expr]) -> Expr:
     gates: dict[Expr, Expr] = {}
     for expr in topological((branch,)):
         if expr.op is Leaf.LOAD and (expr in suspects or expr.args[0] is not TRUE):
-            gates[expr] = make(Leaf.LOAD, (both(expr.args[0], condition), *expr.args[1:]), expr.dtype, expr.arg)
+            gates[expr] = make(
+                Leaf.LOAD, (both(expr.args[0], condition), *expr.args[1:]), expr.dtype, expr.arg
+            )
     return substitute((branch,), gates)[0]

@@ -79,4 +79,3 @@ def _touched(kernel: Kernel, nest: Nest) -> tuple[set[str], set[str]]:
     reads = {expr.arg[0] for block in blocks for expr in loads_of(block.exprs)}
     writes = {store.buffer for block in blocks for store in block.stores}
     return reads - local, writes - local
-

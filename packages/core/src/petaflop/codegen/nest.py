@@ -1,7 +1,8 @@
-"""One nest of a plan as loops: common axes outside, then each block's own axes, its reductions and its stores.
+"""One nest of a plan as loops: common axes outside, then each block's own axes, its reductions and its
+stores.
 
-Reductions keep their states in small arrays, one element per step of the register tile and per lane of a vectorised
-reduce axis; LLVM turns those into registers.
+Reductions keep their states in small arrays, one element per step of the register tile and per lane of a
+vectorised reduce axis; LLVM turns those into registers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from petaflop.codegen.flatten import TILE, Flattener, within
-from petaflop.codegen.ranges import Cursor, Level, Range, Tile, levels_of, loop_variable, loops, minimum, tile_loops, tile_position
+from petaflop.codegen.ranges import (
+    Cursor,
+    Level,
+    Range,
+    Tile,
+    levels_of,
+    loop_variable,
+    loops,
+    minimum,
+    tile_loops,
+    tile_position,
+)
 from petaflop.codegen.rewrite import join_axes
 from petaflop.codegen.split_reduce import Limit
 from petaflop.dtype import float32, float64
@@ -31,7 +43,17 @@ from petaflop.graph.symbolic import (
     product,
     substitute,
 )
-from petaflop.ir.kernel import Block, Kernel, Reduction, Temporary, axis, axis_size, common_axes, loads_of, state
+from petaflop.ir.kernel import (
+    Block,
+    Kernel,
+    Reduction,
+    Temporary,
+    axis,
+    axis_size,
+    common_axes,
+    loads_of,
+    state,
+)
 from petaflop.ir.loops import Alloc, Let, Memory, Segment, Statement, Store
 from petaflop.ir.plan import Nest
 from petaflop.ir.target import Target
@@ -67,12 +89,20 @@ class NestLowering:
     """Lowers one nest; `memory` is what its tasks need of the thread's scratch."""
 
     def __init__(
-        self, kernel: Kernel, nest: Nest, target: Target, number: int, limits: Mapping[int, Limit], local: set[str]
+        self,
+        kernel: Kernel,
+        nest: Nest,
+        target: Target,
+        number: int,
+        limits: Mapping[int, Limit],
+        local: set[str],
     ) -> None:
         self.kernel, self.nest, self.target, self.number = kernel, nest, target, number
         self.blocks = fuse_axes([kernel.blocks[index] for index in nest.blocks], nest)
         found = zip(self.blocks, nest.blocks, strict=True)
-        self.limits = {block: _fused_limit(kernel.blocks[i], limits[i], nest) for block, i in found if i in limits}
+        self.limits = {
+            block: _fused_limit(kernel.blocks[i], limits[i], nest) for block, i in found if i in limits
+        }
         self.common = common_axes(self.blocks) if len(self.blocks) > 1 else self.blocks[0].axes
         self.splits = {split.axis: split for split in nest.split}
         self.memory: list[Memory] = []
@@ -145,7 +175,9 @@ class NestLowering:
         known: dict[Expr, Expr] = {}
         for position, r in enumerate(block.reductions):
             if r.scan:
-                assert position == len(block.reductions) - 1, "expected a scan to be the block's last reduction"
+                assert position == len(block.reductions) - 1, (
+                    "expected a scan to be the block's last reduction"
+                )
                 return body + self._scan(block, r, cursor, tiles, known)
             statements, results = self._reduce(r, start, tiles, known)
             body += statements
@@ -179,7 +211,10 @@ class NestLowering:
         body += self._folding(r, levels, cursor, arrays, tiles, lanes, known)
         body += self._merge_lanes(r, arrays, tiles, lanes)
         place = multiply(_number(tiles), constant(lanes))
-        results = {s.expr: make(Leaf.LOAD, (TRUE, place), s.dtype, (a, 0)) for s, a in zip(r.states, arrays, strict=True)}
+        results = {
+            s.expr: make(Leaf.LOAD, (TRUE, place), s.dtype, (a, 0))
+            for s, a in zip(r.states, arrays, strict=True)
+        }
         return allocations + body, results
 
     def _arrays(self, r: Reduction, count: int) -> tuple[Body, list[str]]:
@@ -197,7 +232,13 @@ class NestLowering:
         return cursor.narrow(limit.axis, Range(low, minimum(low + limit.size, as_expr(size)), multiple))
 
     def _initial(
-        self, r: Reduction, arrays: list[str], tiles: list[Tile], lanes: int, cursor: Cursor, known: Mapping[Expr, Expr]
+        self,
+        r: Reduction,
+        arrays: list[str],
+        tiles: list[Tile],
+        lanes: int,
+        cursor: Cursor,
+        known: Mapping[Expr, Expr],
     ) -> Body:
         lane_tiles = self._lane_tiles(lanes, tiles)
         place = add(multiply(_number(tiles), constant(lanes)), _number(lane_tiles))
@@ -209,10 +250,19 @@ class NestLowering:
         """Loops over all lanes of a state; vectors only where the tile has none."""
         if lanes == 1:
             return []
-        width = 1 if any(tile.bind == "vector" for tile in tiles) else min(lanes, self.target.vector_bytes // 4)
+        width = (
+            1 if any(tile.bind == "vector" for tile in tiles) else min(lanes, self.target.vector_bytes // 4)
+        )
         result = []
         if lanes > width:
-            result.append(Tile(loop_variable("lane_u", 0, lanes // width - 1, lanes // width), "unroll", lanes // width, width))
+            result.append(
+                Tile(
+                    loop_variable("lane_u", 0, lanes // width - 1, lanes // width),
+                    "unroll",
+                    lanes // width,
+                    width,
+                )
+            )
         if width > 1:
             result.append(Tile(loop_variable("lane_v", 0, width - 1, width), "vector", width, 1))
         return result
@@ -254,7 +304,10 @@ class NestLowering:
     ) -> Body:
         own = [tile for a in r.axes for tile in cursor.tiles[a]]
         place = add(multiply(_number(tiles), constant(lanes)), _number(own, steps=True))
-        states = {s.expr: make(Leaf.LOAD, (TRUE, place), s.dtype, (a, 0)) for s, a in zip(r.states, arrays, strict=True)}
+        states = {
+            s.expr: make(Leaf.LOAD, (TRUE, place), s.dtype, (a, 0))
+            for s, a in zip(r.states, arrays, strict=True)
+        }
         steps = [self._contract(step, r) for step in r.step]
         values = self._place(steps, cursor, {**known, **states})
         return tile_loops([*tiles, *own], _assign(r, arrays, place, values))
@@ -284,7 +337,10 @@ class NestLowering:
     ) -> Body:
         allocations, arrays = self._arrays(r, math.prod(tile.count for tile in tiles))
         place = _number(tiles)
-        states = {s.expr: make(Leaf.LOAD, (TRUE, place), s.dtype, (a, 0)) for s, a in zip(r.states, arrays, strict=True)}
+        states = {
+            s.expr: make(Leaf.LOAD, (TRUE, place), s.dtype, (a, 0))
+            for s, a in zip(r.states, arrays, strict=True)
+        }
 
         def step(inner: Cursor) -> Body:
             values = self._place(r.step, inner, {**known, **states})

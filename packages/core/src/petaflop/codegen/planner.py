@@ -1,7 +1,7 @@
 """Which plan a kernel gets: rules over the Kernel and the Target, never over the name of a device or a model.
 
-What decides about the order of a sum (`SplitReduce`, "block" levels) depends on shapes, dtypes and the vector size,
-not on the number of threads, so that results have the same bits for every number of threads.
+What decides about the order of a sum (`SplitReduce`, "block" levels) depends on shapes, dtypes and the vector
+size, not on the number of threads, so that results have the same bits for every number of threads.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ CHAIN = 16  # additions in a row in one lane before a partial sum is put aside
 
 
 def naive_plan(kernel: Kernel) -> Plan:
-    """The kernel as it is written, one task, one element at a time: always right, and the check of every other plan."""
+    """The kernel as it is written, one task, one element at a time: always right, and the check of every
+    other plan."""
     return Plan("naive", tuple(Nest(numbers) for numbers, _ in _numbered(kernel)))
 
 
@@ -48,7 +49,9 @@ def default_plan(kernel: Kernel, target: Target) -> Plan:
             added += contraction.added
             special[position + added] = contraction
         found.append((numbers, blocks, contraction))
-    for numbers, blocks, contraction in reversed(found):  # from the end, so that numbers before stay as they are
+    for numbers, blocks, contraction in reversed(
+        found
+    ):  # from the end, so that numbers before stay as they are
         if contraction is not None:
             rewrites += contraction.rewrites
         else:
@@ -62,7 +65,9 @@ def default_plan(kernel: Kernel, target: Target) -> Plan:
             nests.append(Nest(numbers, chosen.fuse, chosen.split, chosen.order))
             continue
         apart = any(number in limits for number in numbers) or _too_few(blocks)
-        groups = [((n,), (b,)) for n, b in zip(numbers, blocks, strict=True)] if apart else [(numbers, blocks)]
+        groups = (
+            [((n,), (b,)) for n, b in zip(numbers, blocks, strict=True)] if apart else [(numbers, blocks)]
+        )
         for group, members in groups:
             inside = [limits[number] for number in group if number in limits]
             nests.append(_plan_nest(kernel, group, members, target, inside))
@@ -119,7 +124,11 @@ def _splits(kernel: Kernel, numbers: Sequence[int], blocks: Sequence[Block]) -> 
 
 
 def _plan_nest(
-    kernel: Kernel, numbers: tuple[int, ...], blocks: tuple[Block, ...], target: Target, limits: Sequence[Limit]
+    kernel: Kernel,
+    numbers: tuple[int, ...],
+    blocks: tuple[Block, ...],
+    target: Target,
+    limits: Sequence[Limit],
 ) -> Nest:
     fuse = fusable_groups(kernel, blocks, limits)
     nest = Nest(numbers, fuse)
@@ -157,8 +166,11 @@ def _reduce_levels(a: Expr, tile: Levels | None, blocks: Sequence[Block]) -> Lev
     return levels
 
 
-def _threads(common: Sequence[Expr], blocks: Sequence[Block], tiles: dict[Expr, Levels], time: float) -> dict[Expr, Levels]:
-    """How the common axes are cut into tasks: the outermost axes first, as many tasks as the work is worth."""
+def _threads(
+    common: Sequence[Expr], blocks: Sequence[Block], tiles: dict[Expr, Levels], time: float
+) -> dict[Expr, Levels]:
+    """How the common axes are cut into tasks: the outermost axes first, as many tasks as the work is
+    worth."""
     wanted = int(min(MOST_TASKS, time / TASK_NANOSECONDS))
     result: dict[Expr, Levels] = {}
     for a in common:

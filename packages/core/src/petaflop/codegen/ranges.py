@@ -29,7 +29,18 @@ from petaflop.ir.kernel import axis_size
 from petaflop.ir.loops import For, Statement
 from petaflop.ir.plan import Split
 
-__all__ = ["Cursor", "Level", "Range", "Tile", "levels_of", "loop_variable", "loops", "minimum", "tile_loops", "tile_position"]
+__all__ = [
+    "Cursor",
+    "Level",
+    "Range",
+    "Tile",
+    "levels_of",
+    "loop_variable",
+    "loops",
+    "minimum",
+    "tile_loops",
+    "tile_position",
+]
 
 Body = tuple[Statement, ...]
 TILED = ("unroll", "vector")
@@ -37,7 +48,8 @@ TILED = ("unroll", "vector")
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The part of an axis that stands innermost: `axis` of `count` steps of `step`, unrolled or in vector lanes."""
+    """The part of an axis that stands innermost: `axis` of `count` steps of `step`, unrolled or in vector
+    lanes."""
 
     axis: Expr
     bind: str
@@ -69,7 +81,8 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Ranges still to be covered, positions that are fixed, tiles at those positions, and conditions of masked edges."""
+    """Ranges still to be covered, positions that are fixed, tiles at those positions, and conditions of
+    masked edges."""
 
     ranges: dict[Expr, Range] = field(default_factory=dict)
     positions: dict[Expr, Expr] = field(default_factory=dict)
@@ -154,6 +167,7 @@ def _outer(level: Level, bounds: Range, cursor: Cursor, inside: Callable[[Cursor
 def _last(level: Level, bounds: Range, cursor: Cursor, inside: Callable[[Cursor], Body]) -> Body:
     axis, name = level.axis, f"{level.axis.arg}{level.number}"
     if level.edge == "mask" and level.tile:
+
         def masked(position: Expr) -> Body:
             tiles = _tiles(level, level.tile)
             within = less(tile_position(position, tiles), bounds.high)
@@ -177,7 +191,8 @@ def _last(level: Level, bounds: Range, cursor: Cursor, inside: Callable[[Cursor]
 
 
 def _tiles(level: Level, tile: tuple[tuple[str, int], ...]) -> tuple[Tile, ...]:
-    """("unroll", 32), ("vector", 8) are 4 steps of 8 and 8 lanes; the last size is what it covers in steps of 1."""
+    """("unroll", 32), ("vector", 8) are 4 steps of 8 and 8 lanes; the last size is what it covers in steps of
+    1."""
     result = []
     for number, (bind, size) in enumerate(tile):
         step = tile[number + 1][1] if number + 1 < len(tile) else 1
@@ -196,6 +211,7 @@ def tile_position(position: Expr, tiles: Sequence[Tile]) -> Expr:
 
 def tile_loops(tiles: Sequence[Tile], body: Body) -> Body:
     """`body` for every step of the tiles: unrolled ones outside, the vector lanes innermost."""
-    for tile in sorted(reversed(tiles), key=lambda tile: tile.bind == "unroll"):
+    inside_out = tiles[::-1]
+    for tile in sorted(inside_out, key=lambda tile: tile.bind == "unroll"):
         body = (For(tile.axis, constant(0), constant(tile.count), 1, tile.bind, body),)
     return body

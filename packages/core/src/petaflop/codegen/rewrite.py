@@ -1,7 +1,7 @@
 """The rewrites of a plan: Kernel to Kernel, with the same results.
 
-Blocks are joined, tiled, given staged operands or cut into partial results; afterwards the nests of the plan say how
-the loops run.
+Blocks are joined, tiled, given staged operands or cut into partial results; afterwards the nests of the plan
+say how the loops run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ __all__ = ["Rewritten", "join_axes", "rewrite"]
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A kernel after rewrites: its blocks by number, temporaries that were added, and limits of partial reductions."""
+    """A kernel after rewrites: its blocks by number, temporaries that were added, and limits of partial
+    reductions."""
 
     kernel: Kernel
     limits: Mapping[int, Limit]
@@ -58,7 +59,9 @@ def rewrite(kernel: Kernel, directives: Iterable[Rewrite]) -> Rewritten:
         nests.append(tuple(blocks[first : first + size]))
         first += size
     result = replace(kernel, nests=tuple(nests), temporaries=tuple(temporaries))
-    return Rewritten(result, {number: limits[block] for number, block in enumerate(blocks) if block in limits})
+    return Rewritten(
+        result, {number: limits[block] for number, block in enumerate(blocks) if block in limits}
+    )
 
 
 def join_axes(block: Block, names: tuple[str, ...], into: str) -> Block:
@@ -150,7 +153,9 @@ def _guarded(block: Block, old: Expr, inside: Expr) -> Block:
     return replace(guarded, stores=stores)
 
 
-def _stage(directive: Stage, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any) -> None:
+def _stage(
+    directive: Stage, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
+) -> None:
     block = blocks[directive.block]
     reduction = block.reductions[0]
     product_, operand = reduction.term, directive.operand
@@ -163,14 +168,16 @@ def _stage(directive: Stage, blocks: list[Block], temporaries: list[Temporary], 
     factors = list(product_.args)
     factors[operand] = load(name, axes, factor.dtype)
     step = value(Op.ADD, reduction.step[0].args[0], value(Op.MUL, *factors))
-    blocks[directive.block] = replace(block, reductions=(replace(reduction, step=(step,)), *block.reductions[1:]))
+    blocks[directive.block] = replace(
+        block, reductions=(replace(reduction, step=(step,)), *block.reductions[1:])
+    )
     _insert(directive.block, [pack], blocks, sizes)
 
 
 def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[int]) -> None:
     """Nests of one block each, before the nest of block `number`."""
     first = 0
-    for position, size in enumerate(sizes):
+    for position, size in enumerate(sizes):  # noqa: B007 - read after the loop
         if number < first + size:
             break
         first += size
@@ -197,5 +204,9 @@ def _split_reduce(
         first += size
 
 
-_RULES: dict[type, Callable[..., None]] = {Join: _join, Tile: _tile, Stage: _stage, SplitReduce: _split_reduce}
-
+_RULES: dict[type, Callable[..., None]] = {
+    Join: _join,
+    Tile: _tile,
+    Stage: _stage,
+    SplitReduce: _split_reduce,
+}

@@ -1,4 +1,5 @@
-"""A long reduction with few results becomes two blocks: partial results of runs of the axis, then their merge.
+"""A long reduction with few results becomes two blocks: partial results of runs of the axis, then their
+merge.
 
 The runs depend on shape and dtype only, so the result has the same bits for every number of threads.
 """
@@ -17,7 +18,8 @@ __all__ = ["Limit", "can_split", "halves"]
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """In a block of partial results, `axis` runs over `part * size` to `part * size + size`, cut at its end."""
+    """In a block of partial results, `axis` runs over `part * size` to `part * size + size`, cut at its
+    end."""
 
     axis: Expr
     part: Expr
@@ -40,7 +42,8 @@ def can_split(block: Block) -> bool:
 
 
 def halves(block: Block, split: SplitReduce) -> tuple[tuple[Block, Block], Limit, list[Temporary]]:
-    """The block of partial results, the block that merges them, the limit of the first, and the room between them."""
+    """The block of partial results, the block that merges them, the limit of the first, and the room between
+    them."""
     number, size = split.block, split.size
     first = next(a for a in block.reductions[0].axes if a.arg == split.axis)
     count = _count(axis_size(first), size)
@@ -68,4 +71,3 @@ def _merge(r: Reduction, part: Expr, names: Mapping[str, str], axes: tuple[Expr,
 
 def _states(exprs: Iterable[Expr]) -> set[str]:
     return {expr.arg for expr in topological(exprs) if expr.op is Leaf.STATE}
-

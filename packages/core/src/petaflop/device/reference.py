@@ -101,7 +101,9 @@ class _Grid:
         if expr.op is Op.CAST:
             return np.asarray(cast_array(args[0], expr.dtype))
         if expr.op is Op.BITCAST:
-            return np.asarray(args[0], order="C").view(expr.dtype.numpy)  # ascontiguousarray makes scalars 1-d
+            return np.asarray(args[0], order="C").view(
+                expr.dtype.numpy
+            )  # ascontiguousarray makes scalars 1-d
         assert expr.op not in (Leaf.AXIS, Leaf.STATE), f"{expr} is not in scope"
         return _compute(expr.op, args, expr.dtype)
 

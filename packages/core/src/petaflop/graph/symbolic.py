@@ -1,14 +1,15 @@
 """Scalar expressions: index arithmetic and symbolic sizes, hash-consed and simplified as they are built.
 
-An `Expr` of dtype `index` is kept in affine normal form (a sum of terms with integer factors, plus a constant), so
-that views turn into clean `h*stride + kh*dilation` loads. Kernels use the same class for values (see ir/kernel.py).
+An `Expr` of dtype `index` is kept in affine normal form (a sum of terms with integer factors, plus a
+constant), so that views turn into clean `h*stride + kh*dilation` loads. Kernels use the same class for values
+(see ir/kernel.py).
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Union
+from typing import Any
 
 from petaflop.dtype import DType, bool_, index
 from petaflop.errors import ArgumentError
@@ -54,7 +55,8 @@ class Leaf:
 
 
 class Expr:
-    """One scalar expression. Equal expressions are the same object, so `is`, `==` and hashing are all by identity."""
+    """One scalar expression. Equal expressions are the same object, so `is`, `==` and hashing are all by
+    identity."""
 
     __slots__ = ("__weakref__", "_terms", "arg", "args", "dtype", "hi", "lo", "op")
     op: Any
@@ -121,12 +123,14 @@ class Expr:
         return _bound.get(self)
 
 
-Dim = Union[int, Expr]
+Dim = int | Expr
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
 _bound: weakref.WeakKeyDictionary[Expr, int] = weakref.WeakKeyDictionary()
 
 
-def make(op: Any, args: tuple[Expr, ...], dtype: DType, arg: Any = None, lo: int = -_BIG, hi: int = _BIG) -> Expr:
+def make(
+    op: Any, args: tuple[Expr, ...], dtype: DType, arg: Any = None, lo: int = -_BIG, hi: int = _BIG
+) -> Expr:
     """The one expression with these parts. Does not simplify: the functions below do."""
     # repr keeps 0.0 apart from -0.0 and 1 from 1.0 from True; NaN equals itself
     key = (op, args, dtype, repr(arg) if op is Op.CONST else arg, lo, hi)
@@ -161,7 +165,7 @@ def is_constant(expr: Expr, value: Any = None) -> bool:
     return expr.op is Op.CONST and (value is None or expr.arg == value)
 
 
-def Variable(name: str, minimum: int, maximum: int) -> Expr:  # noqa: N802 - the name users of tinygrad know
+def Variable(name: str, minimum: int, maximum: int) -> Expr:
     """A symbolic size: one compiled kernel serves every value between `minimum` and `maximum`, both included.
 
     A tensor whose shape has a Variable is a function of it: realizing reads the value bound at that time.
@@ -170,7 +174,9 @@ def Variable(name: str, minimum: int, maximum: int) -> Expr:  # noqa: N802 - the
     3
     """
     if not (isinstance(minimum, int) and isinstance(maximum, int) and 0 <= minimum <= maximum < _BIG):
-        raise ArgumentError(f"Variable {name}: expected integers 0 <= minimum <= maximum, got {minimum}, {maximum}")
+        raise ArgumentError(
+            f"Variable {name}: expected integers 0 <= minimum <= maximum, got {minimum}, {maximum}"
+        )
     if not name.isidentifier():
         raise ArgumentError(f"Variable: expected an identifier as name, got {name!r}")
     return make(Op.VAR, (), index, name, minimum, maximum)
@@ -220,7 +226,11 @@ def _join(terms: Mapping[Expr, int], offset: int) -> Expr:
     for term, factor in terms.items():
         if factor:
             scaled = term if factor == 1 else _scaled(term, factor)
-            total = scaled if total is None else _binary(Op.ADD, total, scaled, total.lo + scaled.lo, total.hi + scaled.hi)
+            total = (
+                scaled
+                if total is None
+                else _binary(Op.ADD, total, scaled, total.lo + scaled.lo, total.hi + scaled.hi)
+            )
     if total is None:
         return constant(offset)
     if offset:
@@ -317,7 +327,9 @@ def divide(a: Expr, b: Expr) -> Expr:
         return skewed[0]
     common = _common_divisor(rest_terms.values(), size)
     if common > 1:  # floor((g*x + c) / (g*d)) = floor((x + floor(c/g)) / d)
-        inner = _join({term: factor // common for term, factor in rest_terms.items()}, (offset % size) // common)
+        inner = _join(
+            {term: factor // common for term, factor in rest_terms.items()}, (offset % size) // common
+        )
         return add(exact, divide(inner, constant(size // common)))
     if rest.op is Op.DIV and is_constant(rest.args[1]):
         return add(exact, divide(rest.args[0], constant(rest.args[1].arg * size)))
@@ -325,7 +337,8 @@ def divide(a: Expr, b: Expr) -> Expr:
 
 
 def _skewed(a: Expr, size: int) -> tuple[Expr, Expr] | None:
-    """(a // size, a % size) of a skewed index such as (m*(size - 1) + q) with small m and q, where no div remains."""
+    """(a // size, a % size) of a skewed index such as (m*(size - 1) + q) with small m and q, where no div
+    remains."""
     terms, offset = linear_terms(a)
     for shift in (size // 2, 0):  # remainders around zero, then remainders from zero on
         quotients = {term: (factor + shift) // size for term, factor in terms.items()}
@@ -534,7 +547,9 @@ def evaluate(expr: Dim, values: Mapping[Expr, int] | None = None) -> int:
         if part.op is Op.VAR:
             value = (values or {}).get(part, part.value)
             if value is None:
-                raise ArgumentError(f"Variable {part.arg}: expected a bound value, got none; call {part.arg}.bind(value)")
+                raise ArgumentError(
+                    f"Variable {part.arg}: expected a bound value, got none; call {part.arg}.bind(value)"
+                )
             done[part] = value
         elif part.op is Op.CONST:
             done[part] = int(part.arg)
@@ -568,7 +583,8 @@ _LONG = 40  # characters from which on a shared part is named instead of repeate
 
 
 def _text(root: Expr) -> str:
-    """As code; long parts that are used more than once come as `… with t0 = …, t1 = …`, so that text stays linear."""
+    """As code; long parts that are used more than once come as `… with t0 = …, t1 = …`, so that text stays
+    linear."""
     order = topological((root,))
     uses: dict[Expr, int] = {}
     for expr in order:

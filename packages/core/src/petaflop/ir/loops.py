@@ -1,7 +1,8 @@
 """The third noun: Loops is what a plan makes of a kernel, as data that a renderer turns into text.
 
-Statements hold `Expr`s whose loads name a buffer and one flat offset in elements. A `Let` name is a `Leaf.STATE`, a
-loop variable a `Leaf.AXIS`. A launch runs the phases in turn; each phase is a number of independent tasks.
+Statements hold `Expr`s whose loads name a buffer and one flat offset in elements. A `Let` name is a
+`Leaf.STATE`, a loop variable a `Leaf.AXIS`. A launch runs the phases in turn; each phase is a number of
+independent tasks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 from petaflop.dtype import DType
 from petaflop.graph.ops import Native, Op
@@ -83,12 +84,13 @@ class Alloc:
     size: int
 
 
-Statement = Union[For, Let, Store, If, Alloc]
+Statement = For | Let | Store | If | Alloc
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """`size` elements of working memory at a byte `offset`: per thread ("scratch") or per launch ("shared")."""
+    """`size` elements of working memory at a byte `offset`: per thread ("scratch") or per launch
+    ("shared")."""
 
     name: str
     dtype: DType
@@ -134,8 +136,8 @@ class PhaseSignature:
 class Signature:
     """All that a launcher must know of compiled loops; goes with a cached binary as JSON.
 
-    `scratch` bytes per thread are passed as `%scratch`; `shared` bytes per launch, where not 0, follow the arguments
-    as one more buffer.
+    `scratch` bytes per thread are passed as `%scratch`; `shared` bytes per launch, where not 0, follow the
+    arguments as one more buffer.
     """
 
     name: str

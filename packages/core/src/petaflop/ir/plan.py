@@ -1,14 +1,15 @@
 """How a kernel becomes loops, as data: a Plan never changes what is computed.
 
-A plan groups the kernel's blocks into nests; the directives of a nest say how its axes are joined, cut into levels
-and bound. Axes are named as in the kernel; a directive holds for every block of the nest that has the axis.
+A plan groups the kernel's blocks into nests; the directives of a nest say how its axes are joined, cut into
+levels and bound. Axes are named as in the kernel; a directive holds for every block of the nest that has the
+axis.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
-from typing import Any, Union
+from typing import Any
 
 __all__ = ["BINDS", "Fuse", "Join", "Nest", "Plan", "Rewrite", "Split", "SplitReduce", "Stage", "Tile"]
 
@@ -30,10 +31,10 @@ class Fuse:
 class Split:
     """Cut `axis` into levels, outermost first; `levels` are (bind, size of one step of that level).
 
-    "thread" steps are tasks; "serial" steps are a loop; a "block" step of a reduce axis folds into a partial result of
-    its own, which bounds the rounding error; "unroll" and "vector" steps stand innermost, below every reduce loop, and
-    keep their results in registers. `edge` says what happens to a last step that is not full: "peel" runs it one by
-    one, "mask" runs it in full with what lies outside switched off.
+    "thread" steps are tasks; "serial" steps are a loop; a "block" step of a reduce axis folds into a partial
+    result of its own, which bounds the rounding error; "unroll" and "vector" steps stand innermost, below
+    every reduce loop, and keep their results in registers. `edge` says what happens to a last step that is
+    not full: "peel" runs it one by one, "mask" runs it in full with what lies outside switched off.
     """
 
     axis: str
@@ -46,7 +47,8 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """In `blocks`, parallel axes become one axis `into` of the product's size, the first of them outermost."""
+    """In `blocks`, parallel axes become one axis `into` of the product's size, the first of them
+    outermost."""
 
     blocks: tuple[int, ...]
     axes: tuple[str, ...]
@@ -58,7 +60,8 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """In `blocks`, a parallel axis becomes `axis_t`, the number of a tile, and `axis_r` < `size`, the place in it.
+    """In `blocks`, a parallel axis becomes `axis_t`, the number of a tile, and `axis_r` < `size`, the place
+    in it.
 
     What a ragged last tile has outside the axis is neither read nor written.
     """
@@ -73,7 +76,8 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Compute factor 0 or 1 of the product that `block` sums up beforehand, into panels with these axes in memory.
+    """Compute factor 0 or 1 of the product that `block` sums up beforehand, into panels with these axes in
+    memory.
 
     A panel has room for whole tiles; what is outside a ragged axis is 0. The new block stands before `block`.
     """
@@ -98,14 +102,15 @@ class SplitReduce:
         return f"split_reduce block {self.block}: {self.axis} by {self.size}"
 
 
-Rewrite = Union[Join, Tile, Stage, SplitReduce]
+Rewrite = Join | Tile | Stage | SplitReduce
 
 
 @dataclass(frozen=True, slots=True)
 class Nest:
     """Blocks (by number) that share their common outer loops, and how those loops run.
 
-    `order` names the outer loops as "axis.level" from the outside in; what is not named keeps the kernel's order.
+    `order` names the outer loops as "axis.level" from the outside in; what is not named keeps the kernel's
+    order.
     """
 
     blocks: tuple[int, ...]
@@ -116,7 +121,8 @@ class Nest:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of a whole kernel: rewrites of its blocks, one after another, then the nests of what they give.
+    """The plan of a whole kernel: rewrites of its blocks, one after another, then the nests of what they
+    give.
 
     The block numbers of a directive count the blocks that it finds.
     """

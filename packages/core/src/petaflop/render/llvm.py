@@ -1,6 +1,8 @@
-"""Loops as LLVM IR text for a CPU: one function per phase, `void @entry(buffers, variables, scratch, first, last)`.
+"""Loops as LLVM IR text for a CPU: one function per phase, `void @entry(buffers, variables, scratch, first,
+last)`.
 
-Vector loops are rendered in the manner of ispc: a value is uniform (a scalar) or varies over the lanes of the loop.
+Vector loops are rendered in the manner of ispc: a value is uniform (a scalar) or varies over the lanes of the
+loop.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from petaflop.graph.symbolic import Expr, Leaf, is_constant, linear_terms
 from petaflop.ir.loops import Alloc, For, If, Let, Loops, Memory, Phase, Statement, Store, walk
 from petaflop.ir.target import Target
 from petaflop.render.llvm_memory import load, store
-from petaflop.render.llvm_values import Address, Value
 from petaflop.render.llvm_ops import OPERATIONS, literal, memory_type, register_type, splat, vector
+from petaflop.render.llvm_values import Address, Value
 
 __all__ = ["render"]
 
@@ -26,8 +28,8 @@ DUMMY_BYTES = 1024  # where accesses that are switched off go
 def render(loops: Loops, target: Target, prelude: Prelude) -> str:
     """LLVM IR text of `loops`.
 
-    `prelude` gives the definitions of the functions named in a set, such as `petaflop_exp2_v8f32`: EXP2, LOG2 and SIN
-    of so many lanes.
+    `prelude` gives the definitions of the functions named in a set, such as `petaflop_exp2_v8f32`: EXP2, LOG2
+    and SIN of so many lanes.
     """
     functions, declarations, math = [], set(), set()
     for phase in loops.phases:
@@ -40,7 +42,9 @@ def render(loops: Loops, target: Target, prelude: Prelude) -> str:
     features = [f'"target-features"="{target.features}"'] if target.features else []
     width = [f'"prefer-vector-width"="{target.vector_bytes * 8}"'] if target.vector_bytes > 32 else []
     attributes = f"attributes #0 = {{ {' '.join(['nounwind', *cpu, *features, *width])} }}"
-    return "\n".join([*head, *functions, *sorted(declarations), prelude(math) if math else "", attributes, ""])
+    return "\n".join(
+        [*head, *functions, *sorted(declarations), prelude(math) if math else "", attributes, ""]
+    )
 
 
 class Function:
@@ -60,7 +64,9 @@ class Function:
         self.pointers: dict[str, str] = {}
         self.binding: dict[Expr, Any] = {}  # axis or name -> int (unrolled) or Value
         self.scopes: list[dict[Any, Value]] = [{}]
-        self.volatile: dict[Any, tuple[Value, frozenset[str]]] = {}  # what depends on memory, until it may change
+        self.volatile: dict[
+            Any, tuple[Value, frozenset[str]]
+        ] = {}  # what depends on memory, until it may change
         self._leaves: dict[Expr, tuple[tuple[Expr, ...], frozenset[str]]] = {}
 
     # ---- text ----
@@ -95,7 +101,8 @@ class Function:
     def text(self) -> str:
         """The whole function."""
         body = self._body()
-        head = f"define void @{self.phase.entry}(ptr %buffers, ptr %variables, ptr noalias %scratch, i64 %first, i64 %last) #0 {{"
+        given = "ptr %buffers, ptr %variables, ptr noalias %scratch, i64 %first, i64 %last"
+        head = f"define void @{self.phase.entry}({given}) #0 {{"
         return "\n".join([head, "entry:", *self.allocations, *body, "  ret void", "}"])
 
     def _body(self) -> list[str]:
@@ -168,7 +175,8 @@ class Function:
         self.label(f"end{number}")
 
     def _enclosed(self, body: tuple[Statement, ...]) -> list[str]:
-        """The lines of statements in basic blocks of their own: nothing computed there is known afterwards."""
+        """The lines of statements in basic blocks of their own: nothing computed there is known
+        afterwards."""
         self.scopes.append({})
         self.lines = []
         self.levels.append(self.lines)
@@ -204,7 +212,11 @@ class Function:
         condition = self.scalar(branch.condition)
         number = self.counter = self.counter + 1
         other = f"else{number}" if branch.orelse else f"join{number}"
-        parts = [(name, self._enclosed(body)) for name, body in (("then", branch.body), ("else", branch.orelse)) if body]
+        parts = [
+            (name, self._enclosed(body))
+            for name, body in (("then", branch.body), ("else", branch.orelse))
+            if body
+        ]
         self.effect(f"br i1 {condition}, label %then{number}, label %{other}")
         for name, lines in parts:
             self.label(f"{name}{number}")
@@ -259,7 +271,10 @@ class Function:
         """Whether the lanes of the vector loop may see different values."""
         if self.lane is None:
             return False
-        return any(leaf is self.lane or getattr(self.binding.get(leaf), "width", 1) > 1 for leaf in self.leaves(expr)[0])
+        return any(
+            leaf is self.lane or getattr(self.binding.get(leaf), "width", 1) > 1
+            for leaf in self.leaves(expr)[0]
+        )
 
     def _key(self, expr: Expr) -> Any:
         bound = [self.binding.get(leaf) for leaf in self.leaves(expr)[0]]

@@ -11,7 +11,6 @@ from petaflop.dtype import DType, index
 from petaflop.graph.symbolic import Expr
 from petaflop.ir.loops import Store
 from petaflop.render.llvm_ops import decode, encode, literal, memory_type, register_type, vector
-
 from petaflop.render.llvm_values import Address, Value
 
 if TYPE_CHECKING:
@@ -38,7 +37,9 @@ def load(f: Function, expr: Expr) -> tuple[str, int]:
         masks = f"{vector('i1', width)} {mask.name}"
         function = f"llvm.masked.load.{_suffix(dtype, width)}.p0"
         # LLVM 22 dropped the alignment operand and still reads this form, which older ones need
-        name = f.call(function, kind, f"ptr {pointer}", f"i32 {dtype.itemsize}", masks, f"{kind} zeroinitializer")
+        name = f.call(
+            function, kind, f"ptr {pointer}", f"i32 {dtype.itemsize}", masks, f"{kind} zeroinitializer"
+        )
     else:
         element = memory_type(dtype)
         name = "poison"
@@ -92,7 +93,9 @@ def _guarded(f: Function, pointer: str, mask: Value) -> str:
         return pointer
     condition = mask.name
     if mask.width > 1:
-        condition = f.call(f"llvm.vector.reduce.or.v{mask.width}i1", "i1", f"{vector('i1', mask.width)} {mask.name}")
+        condition = f.call(
+            f"llvm.vector.reduce.or.v{mask.width}i1", "i1", f"{vector('i1', mask.width)} {mask.name}"
+        )
     return f.line(f"select i1 {condition}, ptr {pointer}, ptr {f.dummy}")
 
 

@@ -14,7 +14,17 @@ from petaflop.dtype import DType, bfloat16, bool_, float8_e4m3, float8_e5m2, flo
 from petaflop.graph.ops import Native, Op
 from petaflop.graph.symbolic import Expr
 
-__all__ = ["OPERATIONS", "Emit", "cast", "decode", "encode", "literal", "memory_type", "register_type", "vector"]
+__all__ = [
+    "OPERATIONS",
+    "Emit",
+    "cast",
+    "decode",
+    "encode",
+    "literal",
+    "memory_type",
+    "register_type",
+    "vector",
+]
 
 
 class Emit(Protocol):
@@ -105,13 +115,19 @@ def decode(emit: Emit, raw: str, dtype: DType, width: int) -> str:
         return emit.line(f"fpext {half} {as_half} to {single}")
     wide = emit.line(f"zext {vector('i8', width)} {raw} to {word}")
     magnitude = emit.line(f"and {word} {wide}, {_integer(0x7F, width)}")
-    sign = emit.line(f"shl {word} {emit.line(f'and {word} {wide}, {_integer(0x80, width)}')}, {_integer(24, width)}")
+    sign = emit.line(
+        f"shl {word} {emit.line(f'and {word} {wide}, {_integer(0x80, width)}')}, {_integer(24, width)}"
+    )
     bits = emit.line(f"shl {word} {magnitude}, {_integer(20, width)}")
-    tiny = emit.line(f"bitcast {word} {bits} to {single}")  # exponent 120 too small: a multiplication puts it right
+    tiny = emit.line(
+        f"bitcast {word} {bits} to {single}"
+    )  # exponent 120 too small: a multiplication puts it right
     scaled = emit.line(f"fmul {single} {tiny}, {literal(2.0**120, float32, width)}")
     nan = emit.line(f"icmp eq {word} {magnitude}, {_integer(0x7F, width)}")
     finite = emit.line(f"bitcast {single} {scaled} to {word}")
-    chosen = emit.line(f"select {vector('i1', width)} {nan}, {word} {_integer(0x7FC00000, width)}, {word} {finite}")
+    chosen = emit.line(
+        f"select {vector('i1', width)} {nan}, {word} {_integer(0x7FC00000, width)}, {word} {finite}"
+    )
     signed = emit.line(f"or {word} {chosen}, {sign}")
     return emit.line(f"bitcast {word} {signed} to {single}")
 
@@ -140,7 +156,9 @@ def encode(emit: Emit, name: str, dtype: DType, width: int) -> str:
         return emit.line(f"trunc {word} {upper} to {vector('i16', width)}")
     sign = emit.line(f"lshr {word} {bits}, {_integer(24, width)}")
     sign = emit.line(f"and {word} {sign}, {_integer(0x80, width)}")
-    small = emit.line(f"fmul {single} {name}, {literal(2.0**-120, float32, width)}")  # exact: the result is subnormal
+    small = emit.line(
+        f"fmul {single} {name}, {literal(2.0**-120, float32, width)}"
+    )  # exact: the result is subnormal
     low = emit.line(f"bitcast {single} {small} to {word}")
     low = emit.line(f"lshr {word} {low}, {_integer(20, width)}")
     low = emit.line(f"and {word} {low}, {_integer(0x7F, width)}")
@@ -150,7 +168,8 @@ def encode(emit: Emit, name: str, dtype: DType, width: int) -> str:
     return emit.line(f"trunc {word} {both} to {vector('i8', width)}")
 
 
-_NARROW = {  # bits of the significand, least normal exponent, greatest finite value, the bits of what lies beyond it
+# bits of the significand, least normal exponent, greatest finite value, the bits of what lies beyond it
+_NARROW = {
     bfloat16: (7, -126, 3.3895313892515355e38, 0x7F800000),
     float8_e4m3: (3, -6, 448.0, 0x7FC00000),
     float8_e5m2: (2, -14, 57344.0, 0x7F800000),
@@ -178,7 +197,9 @@ def round_narrow(emit: Emit, name: str, dtype: DType, width: int) -> str:
         magic = literal(2.0 ** (23 - mantissa + least), float32, width)  # its last bit is the least subnormal
         shifted = emit.line(f"fadd {single} {magnitude}, {magic}")
         tiny = emit.line(f"fsub {single} {shifted}, {magic}")
-        tiny = emit.call(f"llvm.copysign.{_suffix('float', width)}", single, f"{single} {tiny}", f"{single} {name}")
+        tiny = emit.call(
+            f"llvm.copysign.{_suffix('float', width)}", single, f"{single} {tiny}", f"{single} {name}"
+        )
         tiny = emit.line(f"bitcast {single} {tiny} to {word}")
         is_tiny = emit.line(f"fcmp olt {single} {magnitude}, {literal(2.0**least, float32, width)}")
         rounded = emit.line(f"select {flag} {is_tiny}, {word} {tiny}, {word} {rounded}")

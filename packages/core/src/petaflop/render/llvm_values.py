@@ -10,7 +10,8 @@ __all__ = ["Address", "Value"]
 
 
 class Value:
-    """A rendered expression: its name or literal, over how many lanes it varies (1: uniform), and its loop level."""
+    """A rendered expression: its name or literal, over how many lanes it varies (1: uniform), and its loop
+    level."""
 
     __slots__ = ("level", "name", "width")
 
@@ -20,7 +21,8 @@ class Value:
 
 @dataclass(slots=True)
 class Address:
-    """Uniform terms, a constant, the factor of the lane number, and terms that vary over the lanes in other ways."""
+    """Uniform terms, a constant, the factor of the lane number, and terms that vary over the lanes in other
+    ways."""
 
     uniform: list[tuple[Value, int]]
     constant: int

@@ -137,7 +137,8 @@ def _consumer_counts(order: Sequence[Node]) -> dict[Node, int]:
 
 
 def _edges(order: Sequence[Node], users: Mapping[Node, frozenset[Node]], fixed: Set[Node]) -> set[Node]:
-    """Nodes past which their users part, or whose domain grows: storing any node before these would store less."""
+    """Nodes past which their users part, or whose domain grows: storing any node before these would store
+    less."""
     edges: set[Node] = set()
     for node in order:
         if node.buffer is None:

@@ -1,7 +1,8 @@
-"""What a tensor is: a node of the graph, a device, perhaps a gradient. Construction, and what comes out again.
+"""What a tensor is: a node of the graph, a device, perhaps a gradient. Construction, and what comes out
+again.
 
-The classes of this folder form one chain, each adding one kind of methods to the class before; `core.Tensor` is the
-last. Nothing is computed until a value is asked for.
+The classes of this folder form one chain, each adding one kind of methods to the class before; `core.Tensor`
+is the last. Nothing is computed until a value is asked for.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ class TensorBase:
             return self._wrap(graph.variable(value, dtype or default_int))
         if isinstance(value, (np.ndarray, list, tuple)):
             return type(self)(value, dtype, self.device)
-        raise fault(ArgumentTypeError, f"operand: expected a Tensor, a number or an array, got {type(value).__name__}")
+        raise fault(
+            ArgumentTypeError, f"operand: expected a Tensor, a number or an array, got {type(value).__name__}"
+        )
 
     # ---- what it is ----
 
@@ -164,7 +167,9 @@ class TensorBase:
         True
         """
         if flag and not self.dtype.is_float:
-            raise fault(GradientError, f"requires_grad_: expected a float tensor, got {self.dtype}; cast it first")
+            raise fault(
+                GradientError, f"requires_grad_: expected a float tensor, got {self.dtype}; cast it first"
+            )
         if self._node.needs_gradient and not self._leaf:
             if flag:
                 return self
@@ -187,7 +192,8 @@ class TensorBase:
         return self._wrap(graph.detach(self._node if self._node.needs_gradient else self.node))
 
     def clone(self) -> Self:
-        """A tensor of its own with these values; gradients flow through it. Memory is copied when one is written."""
+        """A tensor of its own with these values; gradients flow through it. Memory is copied when one is
+        written."""
         return self._wrap(self.node)
 
     def contiguous(self) -> Self:
@@ -205,9 +211,13 @@ class TensorBase:
         return self.__deepcopy__({})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """An independent tensor; a leaf stays a leaf. RuntimeError for a result that needs gradient, as in torch."""
+        """An independent tensor; a leaf stays a leaf. RuntimeError for a result that needs gradient, as in
+        torch."""
         if self._node.needs_gradient and not self._leaf:
-            raise fault(GradientError, "deepcopy: expected a leaf, got a result that needs gradient; detach() it first")
+            raise fault(
+                GradientError,
+                "deepcopy: expected a leaf, got a result that needs gradient; detach() it first",
+            )
         copied = object.__new__(type(self))
         copied._set(self._memory_node(), self._device)
         copied._leaf = self._leaf
@@ -249,7 +259,8 @@ class TensorBase:
         return runtime.to_host(self._node)
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The values as a NumPy array of its own, shape and dtype kept (bfloat16 and float8 from `ml_dtypes`).
+        """The values as a NumPy array of its own, shape and dtype kept (bfloat16 and float8 from
+        `ml_dtypes`).
 
         >>> Tensor([1, 2]).numpy()
         array([1, 2], dtype=int32)
@@ -268,7 +279,9 @@ class TensorBase:
 
     def __bool__(self) -> bool:
         if self.numel() != 1:
-            raise fault(ShapeError, f"bool: expected one element, got shape {list(self.shape)}; use any() or all()")
+            raise fault(
+                ShapeError, f"bool: expected one element, got shape {list(self.shape)}; use any() or all()"
+            )
         return bool(self.item())
 
     def __int__(self) -> int:
@@ -279,7 +292,9 @@ class TensorBase:
 
     def __index__(self) -> int:
         if self.dtype.is_float or self.ndim:
-            raise fault(ArgumentTypeError, f"index: expected an integer scalar, got {self.dtype}{list(self.shape)}")
+            raise fault(
+                ArgumentTypeError, f"index: expected an integer scalar, got {self.dtype}{list(self.shape)}"
+            )
         return int(self.item())
 
     def __len__(self) -> int:
@@ -298,7 +313,8 @@ class TensorBase:
         return self._wrap(graph.bitcast(graph.detach(self.node), to_dtype(dtype)))
 
     def to(self, *args: Any, device: str | None = None, dtype: Any = None) -> Self:
-        """Another device, another dtype, or both: `to("cpu")`, `to(float16)`, `to("cpu", "half")`, `to(other)`."""
+        """Another device, another dtype, or both: `to("cpu")`, `to(float16)`, `to("cpu", "half")`,
+        `to(other)`."""
         for arg in args:
             if isinstance(arg, TensorBase):
                 device, dtype = arg.device, arg.dtype
@@ -334,7 +350,8 @@ class TensorBase:
         limit = max(rank, 1)
         if not -limit <= number < limit:
             raise fault(
-                IndexRangeError, f"{name}: expected an axis in [{-limit}, {limit - 1}], got {number} for {self._text()}"
+                IndexRangeError,
+                f"{name}: expected an axis in [{-limit}, {limit - 1}], got {number} for {self._text()}",
             )
         return number % limit
 
@@ -376,7 +393,9 @@ class TensorBase:
         shape = broadcast_shapes(name, tensors)
         nodes = [graph.cast(self._expanded(shape), dtype)]
         for tensor, other in zip(tensors[1:], others, strict=True):
-            if isinstance(other, (bool, int, float)):  # straight to the final dtype: 0.1 in float64 keeps its bits
+            if isinstance(
+                other, (bool, int, float)
+            ):  # straight to the final dtype: 0.1 in float64 keeps its bits
                 nodes.append(graph.const(other, dtype, shape))
             else:
                 nodes.append(graph.cast(tensor._expanded(shape), dtype))
@@ -406,7 +425,10 @@ def broadcast_shapes(name: str, tensors: Sequence[TensorBase]) -> tuple[Dim, ...
         sizes = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
         if len(sizes) > 1:
             listed = " and ".join(tensor._text() for tensor in tensors)
-            raise fault(ShapeError, f"{name}: expected shapes that broadcast, got {listed}, which differ at axis {axis}")
+            raise fault(
+                ShapeError,
+                f"{name}: expected shapes that broadcast, got {listed}, which differ at axis {axis}",
+            )
         result.append(sizes.pop() if sizes else 1)
     return tuple(result)
 
@@ -415,7 +437,8 @@ _CATEGORY = {"b": 0, "u": 1, "i": 1, "f": 2}
 
 
 def result_dtype(tensors: Sequence[TensorBase], weak: Sequence[bool]) -> DType:
-    """PyTorch's rule: tensors with axes, then scalar tensors, then Python numbers; a later group only raises the kind."""
+    """PyTorch's rule: tensors with axes, then scalar tensors, then Python numbers; a later group only raises
+    the kind."""
     groups: list[DType | None] = [None, None, None]
     for tensor, is_number in zip(tensors, weak, strict=True):
         group = 2 if is_number else 0 if tensor.shape else 1

@@ -57,7 +57,9 @@ def host_array(data: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
     elif isinstance(data, (list, tuple, bool, int, float)):
         array = _from_python(data)
     else:
-        raise fault(ArgumentTypeError, f"Tensor: expected numbers, lists or an array, got {type(data).__name__}")
+        raise fault(
+            ArgumentTypeError, f"Tensor: expected numbers, lists or an array, got {type(data).__name__}"
+        )
     if array.size == 0 and isinstance(data, (list, tuple)):
         array = array.astype(np.float32)
     if array.dtype.kind in "OSUcmM":
@@ -80,5 +82,3 @@ class SharedMemory:
 
     def array(self, dtype: DType, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         return np.asarray(self).view(dtype.numpy).reshape(shape)
-
-

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Self
 
-
 from petaflop.dtype import DType, to_dtype
 from petaflop.errors import ArgumentError, ShapeError
 from petaflop.graph import node as graph
@@ -57,8 +56,8 @@ class Convolution(Sorting):
     ) -> Self:
         """Correlate (N, C, *spatial) with a weight (out, C / groups, *kernel), as PyTorch's convNd.
 
-        The number of spatial axes is that of the weight. `padding` is a size, one per axis, a (left, right, top,
-        bottom, …) list, "same" or "valid"; `dtype` is what is accumulated in and given out.
+        The number of spatial axes is that of the weight. `padding` is a size, one per axis, a (left, right,
+        top, bottom, …) list, "same" or "valid"; `dtype` is what is accumulated in and given out.
 
         >>> Tensor.ones(1, 1, 3, 3).conv2d(Tensor.ones(1, 1, 2, 2)).tolist()
         [[[[4.0, 4.0], [4.0, 4.0]]]]
@@ -67,16 +66,18 @@ class Convolution(Sorting):
         rank = kernel.ndim - 2
         if rank < 1 or self.ndim not in (rank + 1, rank + 2):
             raise fault(
-                ShapeError, f"conv: expected an input (N, C, *spatial) and a weight (out, C, *kernel), "
-                f"got {self._text()} and {kernel._text()}"
+                ShapeError,
+                f"conv: expected an input (N, C, *spatial) and a weight (out, C, *kernel), "
+                f"got {self._text()} and {kernel._text()}",
             )
         if self.ndim == rank + 1:
             return self.unsqueeze(0).conv2d(kernel, bias, stride, padding, dilation, groups, dtype).squeeze(0)
         outputs, inner = kernel.shape[:2]
         if self.shape[1] != inner * groups or outputs % groups:
             raise fault(
-                ShapeError, f"conv: expected {inner} * {groups} groups input channels and outputs that divide, "
-                f"got {self._text()} and {kernel._text()}"
+                ShapeError,
+                f"conv: expected {inner} * {groups} groups input channels and outputs that divide, "
+                f"got {self._text()} and {kernel._text()}",
             )
         strides, dilations = per_axis("conv stride", stride, rank), per_axis("conv dilation", dilation, rank)
         taps = tuple(int(n) for n in kernel.shape[2:])
@@ -84,19 +85,26 @@ class Convolution(Sorting):
         kind = common_dtype([self, kernel]) if dtype is None else to_dtype(dtype)
         source = self._pad_constant([(0, 0), (0, 0), *widths])
         node = _correlate(
-            source._windows("conv", taps, strides, dilations).node, kernel.node, rank, groups, accumulate_dtype(kind)
+            source._windows("conv", taps, strides, dilations).node,
+            kernel.node,
+            rank,
+            groups,
+            accumulate_dtype(kind),
         )
         result = self._wrap(graph.cast(node, kind))
-        return result if bias is None else result + self._lift(bias).reshape((-1,) + (1,) * rank)  # type: ignore[attr-defined]
+        return result if bias is None else result + self._lift(bias).reshape((-1,) + (1,) * rank)
 
-    def _windows(self, name: str, taps: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Self:
+    def _windows(
+        self, name: str, taps: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    ) -> Self:
         """(N, C, *positions, *taps) of an input (N, C, *spatial)."""
         for number, (size, dilation) in enumerate(zip(taps, dilations, strict=True)):
             length, span = self.shape[number + 2], dilation * (size - 1) + 1
             if isinstance(length, int) and length < span:
                 raise fault(
-                    ShapeError, f"{name}: expected a padded input of at least {span} along axis {number + 2} for a "
-                    f"kernel of {size}, got {self._text()}"
+                    ShapeError,
+                    f"{name}: expected a padded input of at least {span} along axis {number + 2} for a "
+                    f"kernel of {size}, got {self._text()}",
                 )
         return self._wrap(_windows(self.node, taps, strides, dilations))
 
@@ -126,7 +134,9 @@ class Convolution(Sorting):
 
     def _checked_conv(self, name: str, rank: int, weight: Any) -> Self:
         if self._lift(weight).ndim != rank + 2:
-            raise fault(ShapeError, f"{name}: expected a weight of {rank + 2} axes, got {self._lift(weight)._text()}")
+            raise fault(
+                ShapeError, f"{name}: expected a weight of {rank + 2} axes, got {self._lift(weight)._text()}"
+            )
         return self
 
     def conv_transpose2d(
@@ -139,7 +149,8 @@ class Convolution(Sorting):
         groups: int = 1,
         dilation: Sizes = 1,
     ) -> Self:
-        """The adjoint of conv2d: (N, C, *spatial) with a weight (C, out / groups, *kernel), as PyTorch's conv_transposeNd.
+        """The adjoint of conv2d: (N, C, *spatial) with a weight (C, out / groups, *kernel), as PyTorch's
+        conv_transposeNd.
 
         It is built as the gradient of a convolution: gathers over stride phases, no zeros inserted.
         """
@@ -147,8 +158,9 @@ class Convolution(Sorting):
         rank = kernel.ndim - 2
         if rank < 1 or self.ndim not in (rank + 1, rank + 2):
             raise fault(
-                ShapeError, f"conv_transpose: expected an input (N, C, *spatial) and a weight (C, out, *kernel), "
-                f"got {self._text()} and {kernel._text()}"
+                ShapeError,
+                f"conv_transpose: expected an input (N, C, *spatial) and a weight (C, out, *kernel), "
+                f"got {self._text()} and {kernel._text()}",
             )
         if self.ndim == rank + 1:
             batched = self.unsqueeze(0)
@@ -157,18 +169,27 @@ class Convolution(Sorting):
             ).squeeze(0)
         if self.shape[1] != kernel.shape[0] or kernel.shape[0] % groups:
             raise fault(
-                ShapeError, f"conv_transpose: expected {kernel.shape[0]} input channels in {groups} groups, "
-                f"got {self._text()} and {kernel._text()}"
+                ShapeError,
+                f"conv_transpose: expected {kernel.shape[0]} input channels in {groups} groups, "
+                f"got {self._text()} and {kernel._text()}",
             )
         strides, dilations = per_axis("stride", stride, rank), per_axis("dilation", dilation, rank)
-        pads, extras = per_axis("padding", padding, rank, 0), per_axis("output_padding", output_padding, rank, 0)
+        pads, extras = (
+            per_axis("padding", padding, rank, 0),
+            per_axis("output_padding", output_padding, rank, 0),
+        )
         taps = tuple(int(n) for n in kernel.shape[2:])
         sizes = tuple(
             (size - 1) * s - 2 * p + d * (k - 1) + 1 + extra
-            for size, s, p, d, k, extra in zip(self.shape[2:], strides, pads, dilations, taps, extras, strict=True)
+            for size, s, p, d, k, extra in zip(
+                self.shape[2:], strides, pads, dilations, taps, extras, strict=True
+            )
         )
         if any(e >= max(s, d) for e, s, d in zip(extras, strides, dilations, strict=True)):
-            raise fault(ArgumentError, f"conv_transpose: expected output_padding below stride, got {extras}, {strides}")
+            raise fault(
+                ArgumentError,
+                f"conv_transpose: expected output_padding below stride, got {extras}, {strides}",
+            )
         if any(isinstance(size, int) and size < 1 for size in sizes):
             raise fault(ShapeError, f"conv_transpose: expected an output of at least 1, got {list(sizes)}")
         kind = common_dtype([self, kernel])
@@ -184,12 +205,19 @@ class Convolution(Sorting):
         (result,) = gradient((forward,), (view.pad(seed, extra_positions),), (image,))
         assert result is not None
         out = self._wrap(graph.cast(result, kind))
-        return out if bias is None else out + self._lift(bias).reshape((-1,) + (1,) * rank)  # type: ignore[attr-defined]
+        return out if bias is None else out + self._lift(bias).reshape((-1,) + (1,) * rank)
 
     # ---- pools ----
 
     def _pooled(
-        self, name: str, kernel: Sizes, stride: Sizes | None, padding: Sizes, dilation: Sizes, ceil: bool, fill: float
+        self,
+        name: str,
+        kernel: Sizes,
+        stride: Sizes | None,
+        padding: Sizes,
+        dilation: Sizes,
+        ceil: bool,
+        fill: float,
     ) -> tuple[Self, _Pool]:
         """(N, C, *positions, *taps) of a padded input, and how it was made."""
         rank = self.ndim - 2
@@ -221,7 +249,9 @@ class Convolution(Sorting):
             inside = inside._pad_constant([(0, 0), (0, 0), *extra])
         else:
             inside = inside._pad_constant([(0, 0), (0, 0), *pool.widths])
-        count = inside._windows("avg_pool", pool.taps, pool.strides, pool.dilations)._fold(Op.ADD, axes, False)
+        count = inside._windows("avg_pool", pool.taps, pool.strides, pool.dilations)._fold(
+            Op.ADD, axes, False
+        )
         return (total / count.cast(total.dtype)).cast(self.dtype)
 
     def max_pool2d(
@@ -233,8 +263,11 @@ class Convolution(Sorting):
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Any:
-        """The largest element of each window of (N, C, *spatial); with its int32 place in the flat image, if asked."""
-        taps, pool = self._pooled("max_pool", kernel_size, stride, padding, dilation, ceil_mode, self.dtype.min)
+        """The largest element of each window of (N, C, *spatial); with its int32 place in the flat image, if
+        asked."""
+        taps, pool = self._pooled(
+            "max_pool", kernel_size, stride, padding, dilation, ceil_mode, self.dtype.min
+        )
         axes = tuple(range(2 + pool.rank, 2 + 2 * pool.rank))
         result = taps._fold(Op.MAX, axes, False)
         if not return_indices:
@@ -276,7 +309,7 @@ class Convolution(Sorting):
             ]
         sizes = tuple(output_size)[-rank:]
         image = self.zeros((*self.shape[:2], math.prod(sizes)), dtype=self.dtype, device=self.device)
-        flat = image.scatter(-1, self._lift(indices).flatten(2), self.flatten(2))  # type: ignore[attr-defined]
+        flat = image.scatter(-1, self._lift(indices).flatten(2), self.flatten(2))
         return flat.reshape(*self.shape[:2], *sizes)
 
 
@@ -299,14 +332,21 @@ class _Pool:
         self.dilations = per_axis(f"{name} dilation", dilation, rank)
         self.padding = per_axis(f"{name} padding", padding, rank, 0)
         if any(2 * p > k for p, k in zip(self.padding, self.taps, strict=True)):
-            raise fault(ArgumentError, f"{name}: expected padding of at most half the kernel, got {padding} for {kernel}")
+            raise fault(
+                ArgumentError,
+                f"{name}: expected padding of at most half the kernel, got {padding} for {kernel}",
+            )
         self.widths = []
-        for size, k, s, d, p in zip(sizes, self.taps, self.strides, self.dilations, self.padding, strict=True):
+        for size, k, s, d, p in zip(
+            sizes, self.taps, self.strides, self.dilations, self.padding, strict=True
+        ):
             extra = 0
             if ceil and isinstance(size, int):
                 rest = size + 2 * p - d * (k - 1) - 1
                 positions = -(-rest // s) + 1
-                if (positions - 1) * s >= size + p:  # a window must start inside the input or its left padding
+                if (
+                    positions - 1
+                ) * s >= size + p:  # a window must start inside the input or its left padding
                     positions -= 1
                 extra = max((positions - 1) * s - rest, 0)
             self.widths.append((p, p + extra))
@@ -351,5 +391,3 @@ def _correlate(windows: Node, weight: Node, rank: int, groups: int, wide: DType)
     products = graph.compute(Op.MUL, view.expand(x, full), view.expand(w, full))
     total = graph.reduce(Op.ADD, products, range(3 + rank, len(full)), wide)
     return view.reshape(total, (batch, groups * outputs, *positions))
-
-

@@ -1,4 +1,5 @@
-"""`Tensor`: the last class of the chain, with assignment, gradients and what other libraries ask of an array."""
+"""`Tensor`: the last class of the chain, with assignment, gradients and what other libraries ask of an
+array."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ from petaflop.graph import node as graph
 from petaflop.graph.gradient import gradient
 from petaflop.graph.node import Node
 from petaflop.tensor.base import TensorBase, _leaves, live_tensors
-from petaflop.tensor.losses import Losses
 from petaflop.tensor.fault import fault
+from petaflop.tensor.losses import Losses
 from petaflop.tensor.mode import grad_enabled
 
-__all__ = ["Tensor", "differentiated", "grad"]
+__all__ = ["Tensor", "differentiated"]
 
 _differentiated: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
@@ -36,10 +37,10 @@ def differentiated() -> list[Tensor]:
 class Tensor(Losses):
     """An array on a device, computed when a value is asked for.
 
-    `Tensor(data, dtype=None, device=None, requires_grad=False)` copies numbers, nested lists, arrays, tensors or a
-    Variable. Python ints become int32 (int64 where they need it), floats float32; arrays keep their dtype.
-    Operations are functional: a view taken earlier does not see later writes (in PyTorch it does). Graphs may be
-    built and realized from several threads; one tensor must not be written by two at once.
+    `Tensor(data, dtype=None, device=None, requires_grad=False)` copies numbers, nested lists, arrays, tensors
+    or a Variable. Python ints become int32 (int64 where they need it), floats float32; arrays keep their
+    dtype. Operations are functional: a view taken earlier does not see later writes (in PyTorch it does).
+    Graphs may be built and realized from several threads; one tensor must not be written by two at once.
 
     >>> (Tensor([1.0, 2.0]) * 3).tolist()
     [3.0, 6.0]
@@ -50,7 +51,8 @@ class Tensor(Losses):
     # ---- assignment ----
 
     def assign(self, value: Any) -> Self:
-        """Take new values, broadcast and cast to this shape and dtype; in the same memory where nobody sees the old.
+        """Take new values, broadcast and cast to this shape and dtype; in the same memory where nobody sees
+        the old.
 
         RuntimeError for a gradient target outside `no_grad`, as in PyTorch.
         """
@@ -60,7 +62,9 @@ class Tensor(Losses):
         except (ValueError, TypeError):
             shape = None
         if shape != self.shape:
-            raise fault(ShapeError, f"assign: expected a value that broadcasts to {self._text()}, got {other._text()}")
+            raise fault(
+                ShapeError, f"assign: expected a value that broadcasts to {self._text()}, got {other._text()}"
+            )
         return self._update(other)
 
     def _update(self, result: TensorBase) -> Self:
@@ -69,9 +73,14 @@ class Tensor(Losses):
     def _take(self, value: Node, region: Any = None) -> Self:
         """The new value of all of this tensor, or of a region."""
         if self._leaf and grad_enabled():
-            raise fault(GradientError, "assign: expected no_grad() around a write to a gradient target, got none")
+            raise fault(
+                GradientError, "assign: expected no_grad() around a write to a gradient target, got none"
+            )
         if self._device is not None and value.device not in (None, self._node.device or self._device):
-            raise fault(DeviceError, f"assign: expected a value on {self.device}, got {value.device}; move it with .to()")
+            raise fault(
+                DeviceError,
+                f"assign: expected a value on {self.device}, got {value.device}; move it with .to()",
+            )
         if self._leaf:
             self._node = graph.assign(self._memory_node(), graph.detach(value), region)
         elif region is None and (value.needs_gradient or self._node.needs_gradient):
@@ -101,11 +110,15 @@ class Tensor(Losses):
     def _in_place(self, name: str, result: Any) -> Self:
         """An augmented assignment: the result must have this shape, and a dtype that casts to this one."""
         if result is NotImplemented:
-            return NotImplemented  # type: ignore[no-any-return]
+            return NotImplemented
         if result.shape != self.shape:
-            raise fault(ShapeError, f"{name}: expected a result of shape {list(self.shape)}, got {list(result.shape)}")
-        if result.dtype.is_float and not self.dtype.is_float or self.dtype.kind == "b" != result.dtype.kind:
-            raise fault(GradientError, f"{name}: expected a result that fits {self.dtype}, got {result.dtype}")
+            raise fault(
+                ShapeError, f"{name}: expected a result of shape {list(self.shape)}, got {list(result.shape)}"
+            )
+        if (result.dtype.is_float and not self.dtype.is_float) or self.dtype.kind == "b" != result.dtype.kind:
+            raise fault(
+                GradientError, f"{name}: expected a result that fits {self.dtype}, got {result.dtype}"
+            )
         return self._update(result)
 
     def __iadd__(self, other: Any) -> Self:
@@ -149,8 +162,9 @@ class Tensor(Losses):
     def backward(self, gradient: Any = None, create_graph: bool = False) -> Self:
         """Add d(self)/d(target) to the `.grad` of every gradient target that this tensor was made of.
 
-        `gradient` is what to start from, 1 for a scalar; RuntimeError without one for other shapes, or when nothing
-        needs a gradient. `create_graph` keeps the history of the gradients, to differentiate them again.
+        `gradient` is what to start from, 1 for a scalar; RuntimeError without one for other shapes, or when
+        nothing needs a gradient. `create_graph` keeps the history of the gradients, to differentiate them
+        again.
 
         >>> x = Tensor([2.0, 3.0], requires_grad=True)
         >>> _ = (x * x).sum().backward()
@@ -160,7 +174,10 @@ class Tensor(Losses):
         node = self.node
         _differentiated[id(self)] = self
         if not node.needs_gradient:
-            raise fault(GradientError, "backward: expected a result that needs gradient, got one without requires_grad")
+            raise fault(
+                GradientError,
+                "backward: expected a result that needs gradient, got one without requires_grad",
+            )
         targets = _reachable_leaves(node)
         grads = self._gradients([tensor for _, tensor in targets], gradient, [leaf for leaf, _ in targets])
         for (_, tensor), grad in zip(targets, grads, strict=True):
@@ -170,16 +187,18 @@ class Tensor(Losses):
         return self
 
     def gradient(self, *targets: Tensor, gradient: Any = None) -> list[Tensor]:
-        """d(self)/d(target) of each target, differentiable again; RuntimeError for one that this does not depend on."""
+        """d(self)/d(target) of each target, differentiable again; RuntimeError for one that this does not
+        depend on."""
         nodes = [target.node for target in targets]
         found = self._gradients(list(targets), gradient, nodes)
         for target, grad in zip(targets, found, strict=True):
             if grad is None:
                 raise fault(
-                    GradientError, f"gradient: expected targets that this tensor depends on, got {target._text()}; "
-                    "give it requires_grad=True before it is used"
+                    GradientError,
+                    f"gradient: expected targets that this tensor depends on, got {target._text()}; "
+                    "give it requires_grad=True before it is used",
                 )
-        return found  # type: ignore[return-value]
+        return found
 
     def _gradients(self, targets: Sequence[Any], seed: Any, nodes: Sequence[Node]) -> list[Any]:
         if seed is None:
@@ -189,7 +208,9 @@ class Tensor(Losses):
         else:
             lifted = self._lift(seed)
             if lifted.shape != self.shape:
-                raise fault(ShapeError, f"backward: expected a gradient of {self._text()}, got {lifted._text()}")
+                raise fault(
+                    ShapeError, f"backward: expected a gradient of {self._text()}, got {lifted._text()}"
+                )
             start = graph.cast(lifted.node, self.dtype)
         found = gradient((self.node,), (start,), nodes)
         return [None if grad is None else t._wrap(grad) for t, grad in zip(targets, found, strict=True)]
@@ -220,7 +241,8 @@ class Tensor(Losses):
         return array if dtype is None else array.astype(dtype, copy=False)
 
     def __dlpack__(self, **options: Any) -> Any:
-        """The memory as a DLPack capsule, without a copy where the device shares it; an error while it needs gradient."""
+        """The memory as a DLPack capsule, without a copy where the device shares it; an error while it needs
+        gradient."""
         if self.requires_grad:
             raise fault(GradientError, "dlpack: expected a tensor without gradient; detach() it first")
         array = self._shared()

@@ -45,7 +45,12 @@ class Creation(Activations):
 
     @classmethod
     def full(
-        cls, shape: Any, fill_value: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+        cls,
+        shape: Any,
+        fill_value: Any,
+        dtype: Any = None,
+        device: str | None = None,
+        requires_grad: bool = False,
     ) -> Self:
         """One value in every element; the dtype is that of the value unless given."""
         sizes = checked_shape("full", (shape,))
@@ -57,7 +62,9 @@ class Creation(Activations):
         return cls._made(graph.const(fill_value, kind, sizes), device, requires_grad)
 
     @classmethod
-    def zeros(cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Self:
+    def zeros(
+        cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    ) -> Self:
         """Zeros, float32 unless a dtype is given.
 
         >>> Tensor.zeros(2, 3).shape
@@ -66,12 +73,16 @@ class Creation(Activations):
         return cls.full(checked_shape("zeros", shape), 0, dtype or default_float, device, requires_grad)
 
     @classmethod
-    def ones(cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Self:
+    def ones(
+        cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    ) -> Self:
         """Ones, float32 unless a dtype is given."""
         return cls.full(checked_shape("ones", shape), 1, dtype or default_float, device, requires_grad)
 
     @classmethod
-    def empty(cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Self:
+    def empty(
+        cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    ) -> Self:
         """A tensor whose values do not matter: zeros, which cost nothing until they are stored."""
         return cls.full(checked_shape("empty", shape), 0, dtype or default_float, device, requires_grad)
 
@@ -111,7 +122,10 @@ class Creation(Activations):
         size = -((stop - start) // -step) if whole else math.ceil((stop - start) / step)
         if not isinstance(size, Expr):
             if size < 0:
-                raise fault(ArgumentError, f"arange: expected bounds in the direction of step, got {start}, {stop}, {step}")
+                raise fault(
+                    ArgumentError,
+                    f"arange: expected bounds in the direction of step, got {start}, {stop}, {step}",
+                )
         elif size.op is Op.CONST:
             size = int(size.arg)
         # count in integers, multiply in the final precision
@@ -145,13 +159,20 @@ class Creation(Activations):
             return cls.full((steps,), start, kind, device, requires_grad)
         step = (end - start) / (steps - 1)
         # from both ends, so that both are exact
-        result = (ascending < steps / 2).where(ascending * step + start, ascending * step + (end - (steps - 1) * step))
+        result = (ascending < steps / 2).where(
+            ascending * step + start, ascending * step + (end - (steps - 1) * step)
+        )
         result = (ascending.eq(steps - 1)).where(end, result).cast(kind)
         return result.requires_grad_() if requires_grad else result
 
     @classmethod
     def eye(
-        cls, n: int, m: int | None = None, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+        cls,
+        n: int,
+        m: int | None = None,
+        dtype: Any = None,
+        device: str | None = None,
+        requires_grad: bool = False,
     ) -> Self:
         """The n × m identity matrix."""
         shape = checked_shape("eye", (n, n if m is None else m))
@@ -161,7 +182,8 @@ class Creation(Activations):
         return cls._made(graph.compute(Op.WHERE, same, zero, one), device, requires_grad)
 
     def one_hot(self, num_classes: int = -1) -> Self:
-        """A new last axis of `num_classes`, 1 at each index (int32); −1 reads the largest index, and computes."""
+        """A new last axis of `num_classes`, 1 at each index (int32); −1 reads the largest index, and
+        computes."""
         if not self.dtype.is_integer:
             raise fault(DTypeError, f"one_hot: expected integers, got {self.dtype}")
         if num_classes == -1:
@@ -174,9 +196,11 @@ class Creation(Activations):
 
     @classmethod
     def from_numpy(cls, array: np.ndarray[Any, Any], device: str | None = None) -> Self:
-        """A tensor over the memory of an array, without a copy where the device can and the array is contiguous.
+        """A tensor over the memory of an array, without a copy where the device can and the array is
+        contiguous.
 
-        Writes to one are then seen by the other; do not write while a computation runs. Elsewhere it is copied.
+        Writes to one are then seen by the other; do not write while a computation runs. Elsewhere it is
+        copied.
         """
         if not isinstance(array, np.ndarray):
             raise fault(ArgumentTypeError, f"from_numpy: expected a NumPy array, got {type(array).__name__}")
@@ -184,18 +208,21 @@ class Creation(Activations):
 
     @classmethod
     def from_dlpack(cls, source: Any, device: str | None = None) -> Self:
-        """A tensor over anything with `__dlpack__` in host memory (a torch tensor, an array), borrowed as by from_numpy."""
+        """A tensor over anything with `__dlpack__` in host memory (a torch tensor, an array), borrowed as by
+        from_numpy."""
         if not hasattr(source, "__dlpack__"):
-            raise fault(ArgumentTypeError, f"from_dlpack: expected an object with __dlpack__, got {type(source).__name__}")
+            raise fault(
+                ArgumentTypeError,
+                f"from_dlpack: expected an object with __dlpack__, got {type(source).__name__}",
+            )
         return cls.from_numpy(np.from_dlpack(source), device)
 
     @classmethod
     def frombuffer(cls, data: Any, dtype: Any = None, device: str | None = None) -> Self:
-        """A one-dimensional tensor over bytes, bytearray, array or memoryview; borrowed when it can be written to."""
+        """A one-dimensional tensor over bytes, bytearray, array or memoryview; borrowed when it can be
+        written to."""
         kind = default_float if dtype is None else to_dtype(dtype)
         view_ = memoryview(data).cast("B")
         if len(view_) % kind.itemsize:
             raise fault(ArgumentError, f"frombuffer: expected whole {kind} elements, got {len(view_)} bytes")
         return cls.from_numpy(np.frombuffer(view_, kind.numpy), device)
-
-

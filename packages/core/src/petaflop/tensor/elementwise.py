@@ -43,7 +43,8 @@ def _reflected(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 class Elementwise(Movement):
-    """Functions of each element alone. Operands broadcast and are promoted as in PyTorch; numbers never widen."""
+    """Functions of each element alone. Operands broadcast and are promoted as in PyTorch; numbers never
+    widen."""
 
     __slots__ = ()
 
@@ -63,7 +64,9 @@ class Elementwise(Movement):
     def _integers(self, name: str, *others: Any) -> tuple[Value, ...]:
         values = self._values(name, *others)
         if values[0].dtype.is_float:
-            raise fault(DTypeError, f"{name}: expected integers or bool, got {values[0].dtype}; cast them first")
+            raise fault(
+                DTypeError, f"{name}: expected integers or bool, got {values[0].dtype}; cast them first"
+            )
         return values
 
     # ---- arithmetic ----
@@ -94,7 +97,9 @@ class Elementwise(Movement):
                 a, b = self._values("div", other, dtype=dtype)
             return self._of(a / b)
         if rounding_mode not in ("floor", "trunc"):
-            raise fault(ArgumentError, f"div: expected rounding_mode floor, trunc or None, got {rounding_mode!r}")
+            raise fault(
+                ArgumentError, f"div: expected rounding_mode floor, trunc or None, got {rounding_mode!r}"
+            )
         if a.dtype is bool_:
             raise fault(DTypeError, "div: expected numbers for a rounding mode, got bool")
         chosen = formulas.floor_divide if rounding_mode == "floor" else formulas.trunc_divide
@@ -125,7 +130,10 @@ class Elementwise(Movement):
         if isinstance(exponent, (int, float)) and not isinstance(exponent, bool):
             base = self._values("pow", exponent)[0]
             if base.dtype.is_integer and exponent < 0:
-                raise fault(DTypeError, f"pow: expected an exponent >= 0 for {self.dtype}, got {exponent}; cast to float")
+                raise fault(
+                    DTypeError,
+                    f"pow: expected an exponent >= 0 for {self.dtype}, got {exponent}; cast to float",
+                )
             if (simple := powers.power_constant(base, exponent)) is not None:
                 return self._of(simple)
         a, b = self._values("pow", exponent)
@@ -141,7 +149,7 @@ class Elementwise(Movement):
         a, b = self._values("minimum", other)
         return self._of(a.minimum(b))
 
-    def clamp(self, min: Any = None, max: Any = None) -> Self:  # noqa: A002 - PyTorch's names
+    def clamp(self, min: Any = None, max: Any = None) -> Self:
         """At least `min` and at most `max`, numbers or tensors; NaN stays NaN."""
         if min is None and max is None:
             raise fault(ArgumentError, "clamp: expected min, max or both, got neither")
@@ -180,20 +188,21 @@ class Elementwise(Movement):
         return self._of(formulas.log(total) + safe)
 
     def where(self, first: Any, second: Any) -> Self:
-        """`condition.where(x, y)`: x where this bool tensor holds, else y. Of another dtype: `x.where(condition, y)`.
+        """`condition.where(x, y)`: x where this bool tensor holds, else y. Of another dtype:
+        `x.where(condition, y)`.
 
         `Tensor.where(condition, x, y)` reads as `torch.where`.
         """
         if self.dtype is bool_:
-            return select(self, first, second)  # type: ignore[no-any-return]
-        return select(self._lift(first), self, second)  # type: ignore[no-any-return]
+            return select(self, first, second)
+        return select(self._lift(first), self, second)
 
     def masked_fill(self, mask: Any, value: Any) -> Self:
         """`value` where the mask holds, else self; keeps this dtype."""
         chosen = self._lift(mask)
         if chosen.dtype is not bool_:
             raise fault(DTypeError, f"masked_fill: expected a bool mask, got {chosen.dtype}")
-        return select(chosen, self._lift(value).cast(self.dtype), self)  # type: ignore[no-any-return]
+        return select(chosen, self._lift(value).cast(self.dtype), self)
 
     # ---- bits ----
 
@@ -353,5 +362,3 @@ def select(condition: Any, yes: Any, no: Any) -> Any:
     ]
     device = yes_tensor._device or no_tensor._device or condition._device
     return condition._from_node(graph.compute(Op.WHERE, condition._expanded(shape), *nodes), device)
-
-

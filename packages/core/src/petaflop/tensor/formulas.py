@@ -1,7 +1,8 @@
 """Functions of one element composed from the primitives, within stated ULP. Values in, values out.
 
 `derived` gives each its own gradient, written in the same functions, so that it can be differentiated again.
-float16, bfloat16 and float8 are computed in float32: excess precision on some devices must not change bit tricks.
+float16, bfloat16 and float8 are computed in float32: excess precision on some devices must not change bit
+tricks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from petaflop.dtype import DType, bool_, float32, float64, int16, int32, int64, int8
+from petaflop.dtype import DType, bool_, float32, float64, int8, int16, int32, int64
 from petaflop.graph import node as graph
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
@@ -51,7 +52,8 @@ _BITS = {1: int8, 2: int16, 4: int32, 8: int64}
 
 
 def derived(slope: Callable[[Value, Value], Value] | None) -> Callable[[Function], Function]:
-    """A function of one float: computed in float32 or float64, with `slope(x, y)` as its derivative (None: 0)."""
+    """A function of one float: computed in float32 or float64, with `slope(x, y)` as its derivative (None:
+    0)."""
 
     def decorate(function: Function) -> Function:
         def adjoint(node: Node, grad: Node) -> tuple[Node]:

@@ -154,7 +154,9 @@ class Functions(Elementwise):
 
     def isinf(self) -> Self:
         """Whether each element is infinite."""
-        return self._apply(lambda x: x.magnitude().eq(float("inf"))) if self.dtype.is_float else self._falses()
+        return (
+            self._apply(lambda x: x.magnitude().eq(float("inf"))) if self.dtype.is_float else self._falses()
+        )
 
     def isfinite(self) -> Self:
         """Whether each element is neither NaN nor infinite."""

@@ -1,7 +1,9 @@
-"""NumPy's indexing: integers, slices, None, `...`, masks, integer arrays; read and write. Then gather and scatter.
+"""NumPy's indexing: integers, slices, None, `...`, masks, integer arrays; read and write. Then gather and
+scatter.
 
-Slices and integers are views. Arrays of integers become one GATHER (SCATTER when written) over the axes they name.
-Indices out of range raise IndexError where they are known when the graph is built; read on a device they give 0.
+Slices and integers are views. Arrays of integers become one GATHER (SCATTER when written) over the axes they
+name. Indices out of range raise IndexError where they are known when the graph is built; read on a device
+they give 0.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ class Indexing(Random):
         if len(dots) > 1:
             raise fault(IndexRangeError, "index: expected at most one '...', got more")
         if used > self.ndim:
-            raise fault(IndexRangeError, f"index: expected at most {self.ndim} indices for {self._text()}, got {used}")
+            raise fault(
+                IndexRangeError, f"index: expected at most {self.ndim} indices for {self._text()}, got {used}"
+            )
         place = dots[0] if dots else len(raw)
         raw[place : place + len(dots)] = [slice(None)] * (self.ndim - used)
         items: list[Any] = []
@@ -85,7 +89,12 @@ class Indexing(Random):
 
     def _prepared(self, item: Any) -> Any:
         """Lists and arrays as tensors; bounds are checked later, where the values are known."""
-        if isinstance(item, TensorBase) or item is None or item is Ellipsis or isinstance(item, (slice, Expr)):
+        if (
+            isinstance(item, TensorBase)
+            or item is None
+            or item is Ellipsis
+            or isinstance(item, (slice, Expr))
+        ):
             return item
         if isinstance(item, (bool, np.bool_)):
             return self._wrap(graph.const(bool(item), bool_))
@@ -98,8 +107,9 @@ class Indexing(Random):
             return operator.index(item)
         except TypeError:
             raise fault(
-                IndexRangeError, "index: expected integers, slices, None, ..., masks or integer arrays, "
-                f"got {type(item).__name__}"
+                IndexRangeError,
+                "index: expected integers, slices, None, ..., masks or integer arrays, "
+                f"got {type(item).__name__}",
             ) from None
 
     def _one_axis(self, item: Any, axis: int) -> _Axis:
@@ -112,7 +122,8 @@ class Indexing(Random):
             if isinstance(size, int):
                 if not -size <= item < size:
                     raise fault(
-                        IndexRangeError, f"index: expected -{size} <= index < {size} for axis {axis}, got {item}"
+                        IndexRangeError,
+                        f"index: expected -{size} <= index < {size} for axis {axis}, got {item}",
                     )
                 return _Axis(item % size, 1, dropped=True)
             return _Axis(item if item >= 0 else size + item, 1, dropped=True)
@@ -125,7 +136,9 @@ class Indexing(Random):
                 raise fault(IndexRangeError, f"index: expected integers or bool, got {item.dtype}")
             if isinstance(size, int) and item.size and not (-size <= item.min() and item.max() < size):
                 wrong = item.min() if item.min() < -size else item.max()
-                raise fault(IndexRangeError, f"index: expected -{size} <= index < {size} for axis {axis}, got {wrong}")
+                raise fault(
+                    IndexRangeError, f"index: expected -{size} <= index < {size} for axis {axis}, got {wrong}"
+                )
             return type(self)(np.where(item < 0, item + size, item).astype(np.int32), None, self.device)
         if not item.dtype.is_integer:
             raise fault(IndexRangeError, f"index: expected integers or bool, got {item.dtype}")
@@ -134,14 +147,18 @@ class Indexing(Random):
         return (wide < 0).where(wide + wide._wrap(size_node(size, ())), wide)
 
     def _mask_axes(self, mask: Any, axis: int) -> list[_Axis]:
-        """A mask as the integer arrays of its true elements; computes, since the result's shape depends on it."""
+        """A mask as the integer arrays of its true elements; computes, since the result's shape depends on
+        it."""
         if mask.ndim == 0:
-            raise fault(IndexRangeError, "index: expected a mask with axes, got a bool; use where() or unsqueeze(0)")
+            raise fault(
+                IndexRangeError, "index: expected a mask with axes, got a bool; use where() or unsqueeze(0)"
+            )
         for offset, size in enumerate(mask.shape):
             if self.shape[axis + offset] != size:
                 raise fault(
-                    IndexRangeError, f"index: expected a mask that matches {self._text()} at axis {axis + offset}, "
-                    f"got {mask._text()}"
+                    IndexRangeError,
+                    f"index: expected a mask that matches {self._text()} at axis {axis + offset}, "
+                    f"got {mask._text()}",
                 )
         positions = np.nonzero(mask.numpy())
         return [
@@ -219,7 +236,8 @@ class Indexing(Random):
     # ---- along one axis ----
 
     def gather(self, dim: int, index: Any) -> Self:
-        """out[i][j] = self[index[i][j]][j] for dim 0: indices of the result's shape, at most self's size elsewhere."""
+        """out[i][j] = self[index[i][j]][j] for dim 0: indices of the result's shape, at most self's size
+        elsewhere."""
         axis, chosen = self._indexed("gather", dim, index)
         ranges = tuple((0, n) for n in chosen.shape)
         ranges = tuple((0, self.shape[axis]) if k == axis else pair for k, pair in enumerate(ranges))
@@ -236,8 +254,9 @@ class Indexing(Random):
         )
         if not small:
             raise fault(
-                ShapeError, f"{name}: expected an index of {self.ndim} axes, at most {list(self.shape)} but for axis "
-                f"{axis}, got {list(chosen.shape)}"
+                ShapeError,
+                f"{name}: expected an index of {self.ndim} axes, at most {list(self.shape)} but for axis "
+                f"{axis}, got {list(chosen.shape)}",
             )
         return axis, chosen
 
@@ -245,7 +264,7 @@ class Indexing(Random):
         """`gather` whose index broadcasts with self but for `dim`, as NumPy's take_along_axis."""
         chosen, axis = self._lift(index), self._axis("take_along_dim", dim)
         shape = tuple(n if k == axis else self.shape[k] for k, n in enumerate(chosen.shape))
-        return self.gather(axis, chosen.expand(shape))  # type: ignore[attr-defined]
+        return self.gather(axis, chosen.expand(shape))
 
     def index_select(self, dim: int, index: Any) -> Self:
         """The elements of one axis that a vector of indices names."""
@@ -253,7 +272,8 @@ class Indexing(Random):
         return self[(slice(None),) * axis + (self._lift(index),)]
 
     def scatter(self, dim: int, index: Any, src: Any, reduce: str | None = None) -> Self:
-        """A copy with out[index[i][j]][j] = src[i][j] for dim 0; `reduce` "add" or "multiply" folds in instead.
+        """A copy with out[index[i][j]][j] = src[i][j] for dim 0; `reduce` "add" or "multiply" folds in
+        instead.
 
         With equal indices the last wins.
         """
@@ -274,10 +294,14 @@ class Indexing(Random):
                 for n, size in zip(chosen.shape, src.shape, strict=True)
             )
             if short:
-                raise fault(ShapeError, f"{name}: expected a src of at least {list(chosen.shape)}, got {src._text()}")
+                raise fault(
+                    ShapeError, f"{name}: expected a src of at least {list(chosen.shape)}, got {src._text()}"
+                )
             values = view.shrink(src.node, tuple((0, n) for n in chosen.shape))
             if values.dtype is not self.dtype:
-                raise fault(DTypeError, f"{name}: expected a src of {self.dtype}, got {values.dtype}; cast it first")
+                raise fault(
+                    DTypeError, f"{name}: expected a src of {self.dtype}, got {values.dtype}; cast it first"
+                )
         else:
             values = graph.const(src, self.dtype, chosen.shape)
         # rows that the index does not reach get the index -1, which writes nothing
@@ -291,7 +315,9 @@ class Indexing(Random):
         if reduce not in known:
             raise fault(ArgumentError, f"scatter_reduce: expected one of {', '.join(known)}, got {reduce!r}")
         if reduce == "amin":
-            return self._mirrored().scatter_reduce(dim, index, src._mirrored(), "amax", include_self)._mirrored()
+            return (
+                self._mirrored().scatter_reduce(dim, index, src._mirrored(), "amax", include_self)._mirrored()
+            )
         fold = {"sum": Op.ADD, "mean": Op.ADD, "prod": Op.MUL, "amax": Op.MAX}[reduce]
         base = self
         ones = src.ones_like(dtype=int32)
@@ -319,7 +345,7 @@ class Indexing(Random):
             raise fault(DTypeError, f"masked_select: expected a bool mask, got {chosen.dtype}")
         shape = broadcast_shapes("masked_select", [self, chosen])
         flat = self.broadcast_to(shape).flatten()
-        return flat[chosen.broadcast_to(shape).flatten()]  # type: ignore[attr-defined]
+        return flat[chosen.broadcast_to(shape).flatten()]
 
 
 class _Plan:
@@ -332,7 +358,9 @@ class _Plan:
         self.items, self.axes = items, axes
         self.numbers = [number for number, _ in arrays]
         self.index_shape = broadcast_shapes("index", [array for _, array in arrays])
-        places = [p for p, item in enumerate(items) if item is not _NEW and (item.array is not None or item.dropped)]
+        places = [
+            p for p, item in enumerate(items) if item is not _NEW and (item.array is not None or item.dropped)
+        ]
         self.adjacent = places == list(range(places[0], places[-1] + 1))
         self.first_item = places[0]
         others = [number for number in range(len(axes)) if number not in self.numbers]
@@ -373,7 +401,13 @@ class _Plan:
 
         `shape` is grouped; sizes of dropped axes (1) vanish, new axes (1) appear.
         """
-        rest = dict(zip([axis for axis in self.order if axis not in self.numbers], _without(shape, self.place), strict=True))
+        rest = dict(
+            zip(
+                [axis for axis in self.order if axis not in self.numbers],
+                _without(shape, self.place),
+                strict=True,
+            )
+        )
         result: list[Dim] = []
         number = 0
         for position, item in enumerate(self.items):
@@ -455,6 +489,8 @@ def _broadcast_value(source: Any, shape: tuple[Dim, ...]) -> Node:
         n in (1, size) for n, size in zip(node.shape[::-1], shape[::-1], strict=False)
     )
     if not fits:
-        raise fault(ShapeError, f"setitem: expected a value that broadcasts to {list(shape)}, got {source._text()}")
+        raise fault(
+            ShapeError, f"setitem: expected a value that broadcasts to {list(shape)}, got {source._text()}"
+        )
     missing = len(shape) - len(node.shape)
     return view.expand(view.reshape(node, (1,) * missing + node.shape), shape)

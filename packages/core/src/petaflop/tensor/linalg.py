@@ -1,4 +1,5 @@
-"""Products of matrices and their factorisations: a product is expand, multiply, reduce, and reaches the kernel so."""
+"""Products of matrices and their factorisations: a product is expand, multiply, reduce, and reaches the
+kernel so."""
 
 from __future__ import annotations
 
@@ -25,17 +26,20 @@ class LinearAlgebra(Creation):
     __slots__ = ()
 
     def matmul(self, other: Any, dtype: Any = None) -> Self:
-        """The matrix product, batched and broadcast as in PyTorch; vectors count as rows on the left, columns on the right.
+        """The matrix product, batched and broadcast as in PyTorch; vectors count as rows on the left, columns
+        on the right.
 
-        Half floats are multiplied and accumulated in float32 and rounded once; `dtype` sets what is accumulated in,
-        and given out. RuntimeError for shapes that do not fit.
+        Half floats are multiplied and accumulated in float32 and rounded once; `dtype` sets what is
+        accumulated in, and given out. RuntimeError for shapes that do not fit.
 
         >>> (Tensor([[1.0, 2.0]]) @ Tensor([[3.0], [4.0]])).tolist()
         [[11.0]]
         """
         right = self._lift(other)
         if not self.shape or not right.shape:
-            raise fault(ShapeError, f"matmul: expected at least 1 axis, got {self._text()} and {right._text()}; use *")
+            raise fault(
+                ShapeError, f"matmul: expected at least 1 axis, got {self._text()} and {right._text()}; use *"
+            )
         if right.shape[-2 if right.ndim > 1 else -1] != self.shape[-1]:
             raise fault(
                 ShapeError,
@@ -52,7 +56,9 @@ class LinearAlgebra(Creation):
         rows, inner, columns = a_shape[-2], a_shape[-1], b_shape[-1]
         full = (*batch, rows, columns, inner)
         a = _spread(a, (*a_shape[:-1], 1, inner), full)
-        b = view.permute(view.reshape(b, b_shape), (*range(len(b_shape) - 2), len(b_shape) - 1, len(b_shape) - 2))
+        b = view.permute(
+            view.reshape(b, b_shape), (*range(len(b_shape) - 2), len(b_shape) - 1, len(b_shape) - 2)
+        )
         b = _spread(b, (*b_shape[:-2], 1, columns, inner), full)
         total = graph.reduce(Op.ADD, graph.compute(Op.MUL, a, b), (len(full) - 1,), wide)
         shape = (*batch, *((rows,) if self.ndim > 1 else ()), *((columns,) if right.ndim > 1 else ()))
@@ -68,24 +74,25 @@ class LinearAlgebra(Creation):
         return self.matmul(other)
 
     def __rmatmul__(self, other: Any) -> Self:
-        return self._lift(other).matmul(self)  # type: ignore[return-value, attr-defined]
+        return self._lift(other).matmul(self)
 
     def __imatmul__(self, other: Any) -> Self:
         return self._update(self.matmul(other))
 
     def outer(self, other: Any) -> Self:
         """The product of every pair of elements of two vectors."""
-        return self.reshape(-1, 1) * self._lift(other).reshape(1, -1)  # type: ignore[attr-defined]
+        return self.reshape(-1, 1) * self._lift(other).reshape(1, -1)
 
     def linear(self, weight: Any, bias: Any = None) -> Self:
         """self @ weight.T + bias, with a weight of (out, in), as in PyTorch."""
         matrix = self._lift(weight)
         if matrix.ndim not in (1, 2) or not self.shape or matrix.shape[-1] != self.shape[-1]:
             raise fault(
-                ShapeError, f"linear: expected a weight (out, {self.shape[-1] if self.shape else 'in'}), "
-                f"got {matrix._text()} for {self._text()}"
+                ShapeError,
+                f"linear: expected a weight (out, {self.shape[-1] if self.shape else 'in'}), "
+                f"got {matrix._text()} for {self._text()}",
             )
-        result = self.matmul(matrix.T if matrix.ndim == 2 else matrix)  # type: ignore[attr-defined]
+        result = self.matmul(matrix.T if matrix.ndim == 2 else matrix)
         return result if bias is None else result + bias
 
     # ---- einsum ----
@@ -96,9 +103,12 @@ class LinearAlgebra(Creation):
         RuntimeError for letters that disagree in size, ValueError for an equation that says nothing.
         """
         if not isinstance(self, str):
-            raise fault(ArgumentError, "einsum: expected the equation first, got a tensor; Tensor.einsum('ij,jk', a, b)")
+            raise fault(
+                ArgumentError,
+                "einsum: expected the equation first, got a tensor; Tensor.einsum('ij,jk', a, b)",
+            )
         listed = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
-        return _einsum(self, list(listed))  # type: ignore[no-any-return]
+        return _einsum(self, list(listed))
 
 
 def _transposed_hint(a: TensorBase, b: TensorBase) -> str:
@@ -114,7 +124,9 @@ def _broadcast_batch(a: Any, b: Any, left: tuple[Dim, ...], right: tuple[Dim, ..
     left, right = (1,) * (rank - len(left)) + left, (1,) * (rank - len(right)) + right
     for x, y in zip(left, right, strict=True):
         if x != y and 1 not in (x, y):
-            raise fault(ShapeError, f"matmul: expected batch axes that broadcast, got {a._text()} @ {b._text()}")
+            raise fault(
+                ShapeError, f"matmul: expected batch axes that broadcast, got {a._text()} @ {b._text()}"
+            )
     return tuple(y if x == 1 else x for x, y in zip(left, right, strict=True))
 
 
@@ -123,7 +135,9 @@ def _einsum(equation: str, tensors: list[Any]) -> Any:
     inputs, arrow, output = text.partition("->")
     terms = inputs.split(",")
     if not tensors or len(terms) != len(tensors):
-        raise fault(ArgumentError, f"einsum: expected {len(terms)} operands for {equation!r}, got {len(tensors)}")
+        raise fault(
+            ArgumentError, f"einsum: expected {len(terms)} operands for {equation!r}, got {len(tensors)}"
+        )
     if not set(text) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,->"):
         raise fault(ArgumentError, f"einsum: expected letters, commas, ... and ->, got {equation!r}")
     labels = [_labels(equation, term, tensor) for term, tensor in zip(terms, tensors, strict=True)]
@@ -141,10 +155,14 @@ def _einsum(equation: str, tensors: list[Any]) -> Any:
                 if isinstance(label, int) and sizes[label] == 1:
                     sizes[label] = size
                 elif not (isinstance(label, int) and size == 1):
-                    raise fault(ShapeError, f"einsum: expected one size of {label!r}, got {sizes[label]} and {size}")
+                    raise fault(
+                        ShapeError, f"einsum: expected one size of {label!r}, got {sizes[label]} and {size}"
+                    )
     missing = [label for label in wanted if label not in sizes]
     if missing or len(set(wanted)) != len(wanted):
-        raise fault(ArgumentError, f"einsum: expected each output letter once and in an input, got {equation!r}")
+        raise fault(
+            ArgumentError, f"einsum: expected each output letter once and in an input, got {equation!r}"
+        )
     kind = common_dtype(tensors)
     wide = accumulate_dtype(kind)
     full = tuple(sizes[label] for label in every)
@@ -163,7 +181,9 @@ def _labels(equation: str, term: str, tensor: Any) -> list[Any]:
         raise fault(ArgumentError, f"einsum: expected at most one ... per operand, got {equation!r}")
     extra = tensor.ndim - len(before) - len(after)
     if extra < 0 or (extra and not dots):
-        raise fault(ShapeError, f"einsum: expected {len(before + after)} axes for {term!r}, got {tensor._text()}")
+        raise fault(
+            ShapeError, f"einsum: expected {len(before + after)} axes for {term!r}, got {tensor._text()}"
+        )
     return [*before, *range(-extra, 0), *after]
 
 
@@ -185,5 +205,3 @@ def _aligned(tensor: Any, row: list[Any], every: list[Any]) -> Any:
     tensor = tensor.permute(*order) if order else tensor
     sizes = iter(tensor.shape)
     return tensor.reshape(tuple(next(sizes) if label in row else 1 for label in every))
-
-

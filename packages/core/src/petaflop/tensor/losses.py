@@ -32,7 +32,10 @@ class Losses(Nets):
         """(the target with a class axis of size 1, where each class is the target's)."""
         expected = self.shape[:axis] + self.shape[axis + 1 :]
         if target.shape != expected:
-            raise fault(ShapeError, f"{name}: expected a target of {list(expected)} for {self._text()}, got {target._text()}")
+            raise fault(
+                ShapeError,
+                f"{name}: expected a target of {list(expected)} for {self._text()}, got {target._text()}",
+            )
         wide = target.detach().cast(int32).unsqueeze(axis)
         classes = self._wrap(graph.iota(self.shape, axis))
         return wide, wide.eq(classes)
@@ -40,7 +43,8 @@ class Losses(Nets):
     def nll_loss(
         self, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"
     ) -> Self:
-        """−self[target] of log-probabilities (N, C, …) with int targets (N, …); the mean is weighted, as in PyTorch.
+        """−self[target] of log-probabilities (N, C, …) with int targets (N, …); the mean is weighted, as in
+        PyTorch.
 
         A target outside the classes counts as ignored.
         """
@@ -55,7 +59,7 @@ class Losses(Nets):
             factor = counted.cast(self.dtype)
         else:
             shape = tuple(-1 if k == axis else 1 for k in range(self.ndim))
-            weights = self._lift(weight).reshape(shape).expand(self.shape)  # type: ignore[attr-defined]
+            weights = self._lift(weight).reshape(shape).expand(self.shape)
             factor = counted.where(chosen.where(weights, 0.0).sum(axis), 0.0)
         return (counted.where(losses, 0.0) * factor)._reduced("nll_loss", reduction, factor.sum())
 
@@ -67,13 +71,16 @@ class Losses(Nets):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
     ) -> Self:
-        """nll_loss(log_softmax(self)) of scores (N, C, …) or (C,) with class indices, or with probabilities per class.
+        """nll_loss(log_softmax(self)) of scores (N, C, …) or (C,) with class indices, or with probabilities
+        per class.
 
         >>> round(Tensor([[0.0, 0.0]]).cross_entropy(Tensor([1])).item(), 4)
         0.6931
         """
         if not 0 <= label_smoothing <= 1:
-            raise fault(ArgumentError, f"cross_entropy: expected 0 <= label_smoothing <= 1, got {label_smoothing}")
+            raise fault(
+                ArgumentError, f"cross_entropy: expected 0 <= label_smoothing <= 1, got {label_smoothing}"
+            )
         labels = self._lift(target)
         axis = 0 if self.ndim == 1 else 1
         logs = self.log_softmax(axis)
@@ -86,7 +93,7 @@ class Losses(Nets):
         if weight is None:
             factor, smooth = counted.cast(logs.dtype), logs
         else:
-            weights = self._lift(weight).reshape(shape).expand(self.shape)  # type: ignore[attr-defined]
+            weights = self._lift(weight).reshape(shape).expand(self.shape)
             factor, smooth = counted.where(chosen.where(weights, 0.0).sum(axis), 0.0), logs * weights
         losses = hard
         if label_smoothing:
@@ -97,13 +104,15 @@ class Losses(Nets):
     def _soft_entropy(self, target: Any, weight: Any, reduction: str, smoothing: float, axis: int) -> Self:
         """Log-probabilities against probabilities; the mean is over the batch."""
         if target.shape != self.shape:
-            raise fault(ShapeError, f"cross_entropy: expected probabilities {self._text()}, got {target._text()}")
+            raise fault(
+                ShapeError, f"cross_entropy: expected probabilities {self._text()}, got {target._text()}"
+            )
         classes = float(self._known_size(axis))
         wanted = target * (1 - smoothing) + smoothing / classes if smoothing else target
         terms = self * wanted
         if weight is not None:
             shape = tuple(-1 if k == axis else 1 for k in range(self.ndim))
-            terms = terms * self._lift(weight).reshape(shape)  # type: ignore[attr-defined]
+            terms = terms * self._lift(weight).reshape(shape)
         return (-(terms.sum(axis)))._reduced("cross_entropy", reduction)
 
     def sparse_categorical_crossentropy(
@@ -116,7 +125,8 @@ class Losses(Nets):
         )
 
     def binary_crossentropy(self, target: Any, weight: Any = None, reduction: str = "mean") -> Self:
-        """−(t · log p + (1 − t) · log(1 − p)) of probabilities; logarithms are at least −100, as in PyTorch."""
+        """−(t · log p + (1 − t) · log(1 − p)) of probabilities; logarithms are at least −100, as in
+        PyTorch."""
         labels = self._same("binary_crossentropy", target)
         yes, no = self.log().clamp(min=-100), (-self).log1p().clamp(min=-100)
         losses = -(labels * yes + (1 - labels) * no)
@@ -130,12 +140,12 @@ class Losses(Nets):
         yes, no = self.logsigmoid(), (-self).logsigmoid()
         positive = labels * yes if pos_weight is None else labels * yes * pos_weight
         losses = -(positive + (1 - labels) * no)
-        return (losses if weight is None else losses * weight)._reduced("binary_crossentropy_logits", reduction)
+        return (losses if weight is None else losses * weight)._reduced(
+            "binary_crossentropy_logits", reduction
+        )
 
     def _same(self, name: str, target: Any) -> Any:
         labels = self._lift(target)
         if labels.shape != self.shape:
             raise fault(ShapeError, f"{name}: expected a target of {list(self.shape)}, got {labels._text()}")
         return labels if labels.dtype.is_float else labels.cast(self.dtype)
-
-

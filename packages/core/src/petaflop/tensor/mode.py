@@ -39,7 +39,7 @@ class _SetMode(contextlib.ContextDecorator):
         return type(self)()
 
 
-class no_grad(_SetMode):  # noqa: N801 - the name users of PyTorch know
+class no_grad(_SetMode):
     """What is computed in this block needs no gradient; a context manager and a decorator.
 
     >>> with no_grad():
@@ -49,7 +49,7 @@ class no_grad(_SetMode):  # noqa: N801 - the name users of PyTorch know
     _enabled = False
 
 
-class enable_grad(_SetMode):  # noqa: N801
+class enable_grad(_SetMode):
     """What is computed in this block is recorded again, inside a `no_grad` block."""
 
     _enabled = True

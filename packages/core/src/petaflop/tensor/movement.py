@@ -53,9 +53,13 @@ class Movement(TensorBase):
             if rest == 0 or (isinstance(rest, int) and isinstance(total, int) and total % rest):
                 raise fault(ShapeError, f"reshape: expected sizes that divide {total} elements, got {sizes}")
             quotient = total // rest
-            sizes[unknown[0]] = int(quotient.arg) if isinstance(quotient, Expr) and quotient.op is Op.CONST else quotient
+            sizes[unknown[0]] = (
+                int(quotient.arg) if isinstance(quotient, Expr) and quotient.op is Op.CONST else quotient
+            )
         if product(sizes) != total:
-            raise fault(ShapeError, f"reshape: expected {total} elements for {self._text()}, got shape {sizes}")
+            raise fault(
+                ShapeError, f"reshape: expected {total} elements for {self._text()}, got shape {sizes}"
+            )
         return self._wrap(view.reshape(self.node, tuple(sizes)))
 
     def view(self, *shape: Any) -> Self:
@@ -80,7 +84,9 @@ class Movement(TensorBase):
             rest = product([size for size in inner if size != -1])
             inner[inner.index(-1)] = self.shape[axis] // rest if rest != 0 else 0
         if product(inner) != self.shape[axis]:
-            raise fault(ShapeError, f"unflatten: expected sizes of product {self.shape[axis]}, got {list(sizes)}")
+            raise fault(
+                ShapeError, f"unflatten: expected sizes of product {self.shape[axis]}, got {list(sizes)}"
+            )
         return self.reshape(*self.shape[:axis], *inner, *self.shape[axis + 1 :])
 
     def squeeze(self, dim: int | Sequence[int] | None = None) -> Self:
@@ -113,12 +119,12 @@ class Movement(TensorBase):
         return self._wrap(view.permute(self.node, tuple(order)))
 
     @property
-    def T(self) -> Self:  # noqa: N802 - the name everybody knows
+    def T(self) -> Self:
         """All axes reversed."""
         return self._wrap(view.permute(self.node, tuple(range(self.ndim))[::-1]))
 
     @property
-    def mT(self) -> Self:  # noqa: N802
+    def mT(self) -> Self:
         """The last two axes exchanged."""
         return self.transpose(-1, -2)
 
@@ -134,7 +140,8 @@ class Movement(TensorBase):
         return self._wrap(view.flip(self.node, self._axes("flip", dims("flip", dims_))))
 
     def roll(self, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> Self:
-        """Elements shifted along axes, those that leave coming in at the other end; over the flat tensor without axes."""
+        """Elements shifted along axes, those that leave coming in at the other end; over the flat tensor
+        without axes."""
         if dims is None:
             return self.flatten().roll(shifts, 0).reshape(self.shape)
         amounts = (shifts,) if isinstance(shifts, int) else tuple(shifts)
@@ -156,7 +163,9 @@ class Movement(TensorBase):
         sizes = list(dims("expand", shape))
         missing = len(sizes) - self.ndim
         if missing < 0:
-            raise fault(ShapeError, f"expand: expected at least {self.ndim} sizes for {self._text()}, got {sizes}")
+            raise fault(
+                ShapeError, f"expand: expected at least {self.ndim} sizes for {self._text()}, got {sizes}"
+            )
         old = (1,) * missing + self.shape
         for axis, size in enumerate(sizes):
             if not isinstance(size, Expr) and size == -1:
@@ -179,7 +188,9 @@ class Movement(TensorBase):
         split = tuple(itertools.chain.from_iterable((1, size) for size in old))
         tiled = tuple(itertools.chain.from_iterable(zip(counts, old, strict=True)))
         node = view.expand(view.reshape(self.node, split), tiled)
-        return self._wrap(view.reshape(node, tuple(count * size for count, size in zip(counts, old, strict=True))))
+        return self._wrap(
+            view.reshape(node, tuple(count * size for count, size in zip(counts, old, strict=True)))
+        )
 
     def repeat_interleave(self, repeats: int, dim: int | None = None) -> Self:
         """Each element along an axis repeated; over the flat tensor without one."""
@@ -194,15 +205,17 @@ class Movement(TensorBase):
     def pad(self, padding: Sequence[Any], mode: str = "constant", value: float = 0.0) -> Self:
         """Elements added around: (left, right, top, bottom, …) from the last axis backwards, as in PyTorch.
 
-        Or one (before, after) or None per axis, as in tinygrad. Negative widths cut. `mode` is "constant", "reflect",
-        "replicate" or "circular".
+        Or one (before, after) or None per axis, as in tinygrad. Negative widths cut. `mode` is "constant",
+        "reflect", "replicate" or "circular".
         """
         widths = self._pad_widths(padding)
         if mode == "constant":
             return self._pad_constant(widths, value)
         pick = {"reflect": _reflect, "replicate": _replicate, "circular": _circular}.get(mode)
         if pick is None:
-            raise fault(ArgumentError, f"pad: expected constant, reflect, replicate or circular, got {mode!r}")
+            raise fault(
+                ArgumentError, f"pad: expected constant, reflect, replicate or circular, got {mode!r}"
+            )
         result = self
         for axis, (before, after) in enumerate(widths):
             if before or after:
@@ -212,7 +225,9 @@ class Movement(TensorBase):
     def _pad_widths(self, padding: Sequence[Any]) -> list[tuple[Any, Any]]:
         if any(width is None or isinstance(width, (tuple, list)) for width in padding):
             if len(padding) != self.ndim:
-                raise fault(ShapeError, f"pad: expected {self.ndim} pairs for {self._text()}, got {len(padding)}")
+                raise fault(
+                    ShapeError, f"pad: expected {self.ndim} pairs for {self._text()}, got {len(padding)}"
+                )
             return [(0, 0) if width is None else (width[0], width[1]) for width in padding]
         flat = dims("pad", (tuple(padding),))
         if len(flat) % 2 or len(flat) > 2 * self.ndim:
@@ -243,8 +258,12 @@ class Movement(TensorBase):
     def shrink(self, ranges: Sequence[tuple[Any, Any] | None]) -> Self:
         """start <= i < stop of each axis; None keeps an axis."""
         if len(ranges) != self.ndim:
-            raise fault(ShapeError, f"shrink: expected {self.ndim} ranges for {self._text()}, got {len(ranges)}")
-        full = tuple((0, size) if pair is None else pair for pair, size in zip(ranges, self.shape, strict=True))
+            raise fault(
+                ShapeError, f"shrink: expected {self.ndim} ranges for {self._text()}, got {len(ranges)}"
+            )
+        full = tuple(
+            (0, size) if pair is None else pair for pair, size in zip(ranges, self.shape, strict=True)
+        )
         for (start, stop), size in zip(full, self.shape, strict=True):
             known = all(isinstance(value, int) for value in (start, stop, size))
             if known and not 0 <= start <= stop <= size:  # type: ignore[operator]
@@ -263,7 +282,8 @@ class Movement(TensorBase):
         return self.shrink([(start, start + length) if k == axis else None for k in range(self.ndim)])
 
     def unfold(self, dim: int, size: int, step: int, dilation: int = 1) -> Self:
-        """A sliding window: `dim` becomes its positions, a new last axis holds the `size` elements of each."""
+        """A sliding window: `dim` becomes its positions, a new last axis holds the `size` elements of
+        each."""
         axis = self._axis("unfold", dim)
         span = dilation * (size - 1) + 1
         if size < 0 or step < 1 or dilation < 1:
@@ -287,13 +307,14 @@ class Movement(TensorBase):
             )
             if not same:
                 raise fault(
-                    ShapeError, f"cat: expected sizes equal but at axis {axis}, got {first._text()} and {tensor._text()}"
+                    ShapeError,
+                    f"cat: expected sizes equal but at axis {axis}, got {first._text()} and {tensor._text()}",
                 )
         return first._joined(kept, axis, common_dtype(tensors))
 
     def _joined(self, tensors: Sequence[Movement], axis: int, dtype: Any) -> Self:
         """Each part padded to the full size, then chosen by position: no part is copied twice."""
-        total: Dim = sum((tensor.shape[axis] for tensor in tensors), 0)  # type: ignore[arg-type]
+        total: Dim = sum((tensor.shape[axis] for tensor in tensors), 0)
         shape = (*self.shape[:axis], total, *self.shape[axis + 1 :])
         position = graph.iota(shape, axis)
         result: Node | None = None
@@ -317,7 +338,9 @@ class Movement(TensorBase):
         tensors = _tensors("stack", self, others)
         for tensor in tensors[1:]:
             if tensor.shape != tensors[0].shape:
-                raise fault(ShapeError, f"stack: expected one shape, got {tensors[0]._text()} and {tensor._text()}")
+                raise fault(
+                    ShapeError, f"stack: expected one shape, got {tensors[0]._text()} and {tensor._text()}"
+                )
         axis = tensors[0]._axis("stack", dim, extra=1)
         parts = [tensor.unsqueeze(axis) for tensor in tensors]
         return parts[0]._joined(parts, axis, common_dtype(tensors))
@@ -462,5 +485,3 @@ def _circular(tensor: Any, axis: int, before: int, after: int) -> Any:
     if before > size or after > size:
         raise fault(ShapeError, f"pad: expected circular widths of at most {size}, got {(before, after)}")
     return tensor._part(axis, size - before, size).cat(tensor, tensor._part(axis, 0, after), dim=axis)
-
-

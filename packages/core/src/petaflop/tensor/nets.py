@@ -38,14 +38,17 @@ class Nets(Convolution):
         scale = ((wide * wide).mean(axis, keepdim=True) + eps).rsqrt()
         return (wide * scale).cast(self.dtype)
 
-    def batchnorm(self, weight: Any, bias: Any, mean: Any, invstd: Any, axis: int | Sequence[int] = 1) -> Self:
-        """(x − mean) · invstd · weight + bias, each of these a vector along `axis`; weight and bias may be None."""
+    def batchnorm(
+        self, weight: Any, bias: Any, mean: Any, invstd: Any, axis: int | Sequence[int] = 1
+    ) -> Self:
+        """(x − mean) · invstd · weight + bias, each of these a vector along `axis`; weight and bias may be
+        None."""
         axes = self._axes("batchnorm", axis)
         shape = tuple(size if k in axes else 1 for k, size in enumerate(self.shape))
-        result = self - self._lift(mean).reshape(shape)  # type: ignore[attr-defined]
-        scale = self._lift(invstd).reshape(shape)  # type: ignore[attr-defined]
-        result = result * (scale if weight is None else scale * self._lift(weight).reshape(shape))  # type: ignore[attr-defined]
-        return result if bias is None else result + self._lift(bias).reshape(shape)  # type: ignore[attr-defined]
+        result = self - self._lift(mean).reshape(shape)
+        scale = self._lift(invstd).reshape(shape)
+        result = result * (scale if weight is None else scale * self._lift(weight).reshape(shape))
+        return result if bias is None else result + self._lift(bias).reshape(shape)
 
     def scaled_dot_product_attention(
         self,
@@ -65,7 +68,9 @@ class Nets(Convolution):
         if is_causal and attn_mask is not None:
             raise fault(ArgumentError, "attention: expected attn_mask or is_causal, got both")
         if min(self.ndim, key.ndim, value.ndim) < 2:
-            raise fault(ShapeError, f"attention: expected (…, tokens, size), got {self._text()}, {key._text()}")
+            raise fault(
+                ShapeError, f"attention: expected (…, tokens, size), got {self._text()}, {key._text()}"
+            )
         if enable_gqa:
             key = key.repeat_interleave(self.shape[-3] // key.shape[-3], -3)
             value = value.repeat_interleave(self.shape[-3] // value.shape[-3], -3)
@@ -101,11 +106,16 @@ class Nets(Convolution):
         rank = self.ndim - 2
         known = {"nearest", "nearest-exact", "linear", "bilinear", "trilinear", "bicubic", "area"}
         if rank < 1 or mode not in known:
-            raise fault(ArgumentError, f"interpolate: expected (N, C, *spatial) and one of {sorted(known)}, got {mode!r}")
+            raise fault(
+                ArgumentError,
+                f"interpolate: expected (N, C, *spatial) and one of {sorted(known)}, got {mode!r}",
+            )
         if (size is None) == (scale_factor is None):
             raise fault(ArgumentError, "interpolate: expected size or scale_factor, got both or neither")
         if align_corners is not None and mode in ("nearest", "nearest-exact", "area"):
-            raise fault(ArgumentError, f"interpolate: expected align_corners with linear or cubic modes, got {mode!r}")
+            raise fault(
+                ArgumentError, f"interpolate: expected align_corners with linear or cubic modes, got {mode!r}"
+            )
         inputs = [self._known_size(2 + k) for k in range(rank)]
         factors: list[float | None] = [None] * rank
         if scale_factor is not None:
@@ -166,7 +176,8 @@ class Nets(Convolution):
 def _taps(
     n: int, m: int, factor: float | None, align: bool, cubic: bool
 ) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """(source positions, weights) of each tap of a linear or cubic resize of an axis, by PyTorch's conventions."""
+    """(source positions, weights) of each tap of a linear or cubic resize of an axis, by PyTorch's
+    conventions."""
     position = np.arange(m, dtype=np.float64)
     if align:
         source = position * ((n - 1) / (m - 1) if m > 1 else 0.0)

@@ -6,8 +6,19 @@ from petaflop.dtype import float32
 from petaflop.graph import node as graph
 from petaflop.graph.node import Node
 from petaflop.ir.custom import GradientTemplate
-from petaflop.tensor.formulas import _FORMATS, INFINITY, LN2, LOG2E, _halves, floor, horner, log, rsqrt, sqrt
-from petaflop.tensor.formulas import two_product
+from petaflop.tensor.formulas import (
+    _FORMATS,
+    INFINITY,
+    LN2,
+    LOG2E,
+    _halves,
+    floor,
+    horner,
+    log,
+    rsqrt,
+    sqrt,
+    two_product,
+)
 from petaflop.tensor.value import Value, where
 
 __all__ = ["integer_power", "power", "power_constant"]
@@ -25,7 +36,7 @@ def power_constant(x: Value, exponent: float) -> Value | None:
         return rsqrt(x)
     if exponent != int(exponent) if abs(exponent) < INFINITY else True:
         return None
-    if exponent > _MOST_MULTIPLIES and x.dtype.is_float or exponent < -8:
+    if (exponent > _MOST_MULTIPLIES and x.dtype.is_float) or exponent < -8:
         return None
     result = _by_squaring(x, abs(int(exponent)))
     return 1 / result if exponent < 0 else result
@@ -58,7 +69,8 @@ def integer_power(x: Value, y: Value) -> Value:
 
 
 def power(x: Value, y: Value) -> Value:
-    """x ** y of one float dtype, with C's special cases: 0**0 = 1, a negative base wants an integer exponent."""
+    """x ** y of one float dtype, with C's special cases: 0**0 = 1, a negative base wants an integer
+    exponent."""
     if x.dtype not in _FORMATS:
         return power(x.cast(float32), y.cast(float32)).cast(x.dtype)
     value = _power(x.detach(), y.detach())

@@ -1,7 +1,7 @@
 """Random tensors: Threefry over a counter that lives on the device and advances with each draw.
 
-Bits and uniform draws are equal on every device, normals within ULP. Because the counter is a tensor that is assigned
-to, a captured function draws new numbers at each replay.
+Bits and uniform draws are equal on every device, normals within ULP. Because the counter is a tensor that is
+assigned to, a captured function draws new numbers at each replay.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Random(LinearAlgebra):
 
     @classmethod
     def _state(cls, device: str) -> Any:
-        """The key and the counter of a device, made at first sight; a capture needs them to be there before."""
+        """The key and the counter of a device, made at first sight; a capture needs them to be there
+        before."""
         with _lock:
             if (state := _states.get(device)) is None:
                 state = _states[device] = cls._from_node(_state_node(device), device)
@@ -112,17 +113,23 @@ class Random(LinearAlgebra):
         return tensor.requires_grad_() if requires_grad else tensor
 
     @classmethod
-    def rand(cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Self:
+    def rand(
+        cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    ) -> Self:
         """Uniform in [0, 1), 24 bits of it.
 
         >>> bool((Tensor.rand(100) < 1).all())
         True
         """
         kind = _float("rand", dtype)
-        return cls._drawn(cls._uniform(checked_shape("rand", shape), kind, device), kind, device, requires_grad)
+        return cls._drawn(
+            cls._uniform(checked_shape("rand", shape), kind, device), kind, device, requires_grad
+        )
 
     @classmethod
-    def randn(cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Self:
+    def randn(
+        cls, *shape: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    ) -> Self:
         """Normal with mean 0 and variance 1, by Box and Muller."""
         kind = _float("randn", dtype)
         sizes = checked_shape("randn", shape)
@@ -152,7 +159,8 @@ class Random(LinearAlgebra):
         device: str | None = None,
         requires_grad: bool = False,
     ) -> Self:
-        """Integers low <= i < high, int32 unless told; `randint(low, high, (2, 3))` as in PyTorch works too."""
+        """Integers low <= i < high, int32 unless told; `randint(low, high, (2, 3))` as in PyTorch works
+        too."""
         if shape and isinstance(shape[-1], (tuple, list)) and len(shape) > 1:
             *bounds, sizes_ = shape
             low, high = (0, bounds[0]) if len(bounds) == 1 else (bounds[0], bounds[1])
@@ -227,7 +235,8 @@ class Random(LinearAlgebra):
         return cls.normal(*sizes, mean=0.0, std=std, **options)
 
     def dropout(self, p: float = 0.5, training: bool = True) -> Self:
-        """Each element 0 with probability p, the others divided by 1 − p; the input itself when not training."""
+        """Each element 0 with probability p, the others divided by 1 − p; the input itself when not
+        training."""
         if not 0 <= p <= 1:
             raise fault(ArgumentError, f"dropout: expected 0 <= p <= 1, got {p}")
         if not training or p == 0:
@@ -287,5 +296,3 @@ def _as_uint32(count: Dim) -> Value:
     if isinstance(count, int):
         return Value(graph.const(count, uint32, (1,)))
     return Value(graph.cast(view.reshape(graph.variable(count), (1,)), uint32))
-
-

@@ -1,7 +1,7 @@
 """Reductions along axes: sums, extremes, moments, softmax and running totals.
 
-Integer sums and products are int32 (bool and up to 32 bits), int64 or uint64 (64 bits); half floats are accumulated
-in float32 and rounded once.
+Integer sums and products are int32 (bool and up to 32 bits), int64 or uint64 (64 bits); half floats are
+accumulated in float32 and rounded once.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Reductions(Functions):
 
     def _not_empty(self, name: str, axes: tuple[int, ...]) -> None:
         if any(self.shape[axis] == 0 for axis in axes):
-            raise fault(IndexRangeError, f"{name}: expected at least one element along {axes}, got {self._text()}")
+            raise fault(
+                IndexRangeError, f"{name}: expected at least one element along {axes}, got {self._text()}"
+            )
 
     def max(self, axis: Any = None, keepdim: bool = False, *, dim: Any = None) -> Self:
         """The largest element along axes; NaN if there is one. Gradients are shared among equal maxima."""
@@ -125,7 +127,9 @@ class Reductions(Functions):
         else:
             divisor = self._wrap(graph.cast(graph.variable(count), total.dtype)) - correction
             variance = total / divisor.maximum(0.0)
-        results = tuple(t.cast(source.dtype) if keepdim else t.cast(source.dtype)._drop(axes) for t in (variance, mean))
+        results = tuple(
+            t.cast(source.dtype) if keepdim else t.cast(source.dtype)._drop(axes) for t in (variance, mean)
+        )
         return results[0], results[1]
 
     def _drop(self, axes: tuple[int, ...]) -> Self:
@@ -299,5 +303,3 @@ class Reductions(Functions):
         later = graph.compute(Op.LT, graph.iota(shape, number), graph.iota(shape, number + 1))
         powers = self._wrap(later).where(0.0, (rows - columns).exp())
         return powers._fold(Op.ADD, (number + 1,), False).log() + high
-
-

@@ -64,7 +64,7 @@ class Sorting(Indexing):
 
     def _network_order(self, descending: bool) -> Self:
         """A bitonic network over a power of two; what pads it sorts last."""
-        size = int(self.shape[-1])  # type: ignore[arg-type]
+        size = int(self.shape[-1])
         stages = (size - 1).bit_length()
         full = 1 << stages
         widths = ((0, 0),) * (self.ndim - 1) + ((0, full - size),)
@@ -81,7 +81,7 @@ class Sorting(Indexing):
         """(the k largest, their int32 indices) along an axis, in order; the smallest with `largest=False`."""
         axis = self._axis("topk", dim)
         size = self.shape[axis] if self.shape else 1
-        if not 0 <= k <= size:  # type: ignore[operator]
+        if not 0 <= k <= size:
             raise fault(ShapeError, f"topk: expected 0 <= k <= {size}, got {k} for {self._text()}")
         values, order = self.sort(dim, descending=largest)
         if not self.shape:
@@ -91,7 +91,7 @@ class Sorting(Indexing):
     def kthvalue(self, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Self, Self]:
         """(the k-th smallest, its index) along an axis; k counts from 1."""
         axis = self._axis("kthvalue", dim)
-        if not 1 <= k <= self.shape[axis]:  # type: ignore[operator]
+        if not 1 <= k <= self.shape[axis]:
             raise fault(IndexRangeError, f"kthvalue: expected 1 <= k <= {self.shape[axis]}, got {k}")
         parts = tuple(part._part(axis, k - 1, k) for part in self.sort(dim))
         return (parts[0], parts[1]) if keepdim else (parts[0].squeeze(axis), parts[1].squeeze(axis))
@@ -101,11 +101,13 @@ class Sorting(Indexing):
     def multinomial(self, num_samples: int = 1, replacement: bool = False) -> Self:
         """int32 indices of the last axis, drawn by weights >= 0 that need not add up to 1.
 
-        Without replacement the k largest of log(weight) + Gumbel noise: a draw without replacement of just these
-        probabilities.
+        Without replacement the k largest of log(weight) + Gumbel noise: a draw without replacement of just
+        these probabilities.
         """
         if self.ndim not in (1, 2) or num_samples < 1:
-            raise fault(ArgumentError, f"multinomial: expected 1 or 2 axes and samples > 0, got {self._text()}")
+            raise fault(
+                ArgumentError, f"multinomial: expected 1 or 2 axes and samples > 0, got {self._text()}"
+            )
         if not self.dtype.is_float:
             raise fault(DTypeError, f"multinomial: expected float weights, got {self.dtype}")
         weights = self.detach().cast(float32)
@@ -116,7 +118,9 @@ class Sorting(Indexing):
             below = running.unsqueeze(-2) <= drawn.unsqueeze(-1)
             return below.cast(int32).sum(-1).clamp(max=self.shape[-1] - 1)
         if isinstance(self.shape[-1], int) and num_samples > self.shape[-1]:
-            raise fault(ShapeError, f"multinomial: expected at most {self.shape[-1]} samples, got {num_samples}")
+            raise fault(
+                ShapeError, f"multinomial: expected at most {self.shape[-1]} samples, got {num_samples}"
+            )
         uniform = 1 - self.rand(*self.shape, device=self.device)  # (0, 1]
         return (-(uniform.log()) / weights).topk(num_samples, largest=False)[1]
 
@@ -149,7 +153,7 @@ def _exchange(
 ) -> tuple[Node, Node]:
     """One step of the network: each element against its partner 2^step away."""
     shape = keys.shape
-    full = int(shape[-1])  # type: ignore[arg-type]
+    full = int(shape[-1])
     pairs = (*shape[:-1], full >> (step + 1), 2, 1 << step)
     axis = len(pairs) - 2
 
@@ -166,5 +170,3 @@ def _exchange(
     # the lower of a rising pair takes what comes before; the upper, or either of a falling pair, the opposite
     take = before.ne(upper.ne(falling))
     return where(take, other, mine).node, where(take, other_order, mine_order).node
-
-

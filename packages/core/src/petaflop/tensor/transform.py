@@ -17,7 +17,8 @@ __all__ = ["grad"]
 
 
 def grad(function: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
-    """A function of the same arguments that gives the gradient of a scalar function: one Tensor, or one per argnum.
+    """A function of the same arguments that gives the gradient of a scalar function: one Tensor, or one per
+    argnum.
 
     It can be differentiated again. An argument that the result does not depend on gets zeros.
 
@@ -34,11 +35,16 @@ def grad(function: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> C
         arguments = list(args)
         for number in numbers:
             if not -len(args) <= number < len(args):
-                raise fault(ArgumentError, f"grad: expected argnums among {len(args)} arguments, got {number}")
+                raise fault(
+                    ArgumentError, f"grad: expected argnums among {len(args)} arguments, got {number}"
+                )
             arguments[number] = _own(args[number])
         result = function(*arguments, **options)
         if not isinstance(result, Tensor):
-            raise fault(ArgumentTypeError, f"grad: expected a function that returns a Tensor, got {type(result).__name__}")
+            raise fault(
+                ArgumentTypeError,
+                f"grad: expected a function that returns a Tensor, got {type(result).__name__}",
+            )
         targets = [arguments[number] for number in numbers]
         if result.node.needs_gradient:
             found = result._gradients(targets, None, [target.node for target in targets])
@@ -53,7 +59,9 @@ def grad(function: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> C
 def _own(value: Any) -> Tensor:
     """An argument as a target of its own, through which the gradients of an outer `grad` still flow."""
     if not isinstance(value, Tensor):
-        raise fault(ArgumentTypeError, f"grad: expected a Tensor to differentiate by, got {type(value).__name__}")
+        raise fault(
+            ArgumentTypeError, f"grad: expected a Tensor to differentiate by, got {type(value).__name__}"
+        )
     if not value.requires_grad:
         return value.detach().requires_grad_()
     template = GradientTemplate("argument", _pass)

@@ -1,7 +1,7 @@
 """A node with Python's operators: what the formulas of tensor/ are written in.
 
-Both operands have one shape and one dtype, or the other one is a number. No broadcasting, no promotion, no gradient
-mode: those belong to the Tensor, which wraps what comes out.
+Both operands have one shape and one dtype, or the other one is a number. No broadcasting, no promotion, no
+gradient mode: those belong to the Tensor, which wraps what comes out.
 """
 
 from __future__ import annotations
