@@ -18,7 +18,7 @@ import pytest
 from plugin_offers import GOOD, Offers, offers
 
 from petaflop.cli import COMMANDS, main
-from petaflop.cli.files import write_atomically, write_npz
+from petaflop.cli.files import NpyFile, write_atomically, write_npz
 from petaflop.cli.page import page
 from petaflop.cli.stages import Section, Stage
 from petaflop.config import config, overrides
@@ -177,6 +177,12 @@ def test_npy_orders(toy: Path, order: str, kind: str) -> None:
     assert call("run", toy / "model.toy", "--input", f"x={toy}/x.npy", "--output", toy / "out.npz") == 0
     with np.load(toy / "out.npz") as found:
         np.testing.assert_array_equal(found["double"], array * 2)
+
+
+def test_npy_of_the_other_byte_order_becomes_native(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(3, dtype=">f4"))
+    array = NpyFile.open(tmp_path / "x.npy").read()
+    assert array.dtype.isnative and array.tolist() == [0, 1, 2]
 
 
 def test_npy_of_bfloat16_is_a_void(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

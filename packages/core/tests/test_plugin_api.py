@@ -9,6 +9,8 @@ import ast
 import dataclasses
 import enum
 import inspect
+import types
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,8 @@ def described(name: str, thing: object) -> Iterator[str]:
     elif isinstance(thing, ModuleType):
         for each in sorted(thing.__all__):
             yield from described(f"{name}.{each}", getattr(thing, each))
+    elif isinstance(thing, types.UnionType) or typing.get_origin(thing) is not None:
+        yield f"type {name}"  # how it prints differs between versions of Python
     elif name.endswith("_VERSION"):
         yield f"{name} = {thing}"
     else:
