@@ -70,7 +70,7 @@ def rounded(
     exact.
     """
     form, wide = format_of(dtype), dtype is float64
-    limit = form.largest if wide else form.largest + float(ulp(np.float64(form.largest), dtype)) / 2
+    limit = form.largest if wide else form.largest + float(ulp(np.float64(form.largest), dtype)) / 2  # type: ignore[arg-type]
     magnitude = np.abs(value)
     if wide:  # the oracle computes in this very dtype: it knows overflow only from exact inputs
         overflows, reaches = np.isinf(value) & (error == 0), magnitude + error > limit

@@ -83,7 +83,8 @@ class Examination:
             return
         self.seconds[test] = self.seconds.get(test, 0.0) + report.duration
         if report.when == "call":
-            self.measured[test] = [value for name, value in report.user_properties if name == MEASURED]
+            found: list[Any] = [value for name, value in report.user_properties if name == MEASURED]
+            self.measured[test] = found
         if report.failed:
             self.outcomes[test] = "failed"
         elif report.skipped:

@@ -39,10 +39,10 @@ def _fold_integers(op: Op, dtype: DType, source: Bounded, axes: tuple[int, ...])
     }
     initial = {Op.ADD: 0, Op.MUL: 1, Op.MAX: dtype.min}[op]
     options = {} if logical else {"dtype": dtype.numpy}
-    value = table[op].reduce(
+    value = table[op].reduce(  # type: ignore[call-overload]
         source.value, axis=axes, keepdims=True, initial=dtype.numpy.type(initial), **options
     )
-    return exact(value, source.free.any(axis=axes, keepdims=True))
+    return exact(value, source.free.any(axis=axes, keepdims=True))  # type: ignore[arg-type]
 
 
 def _sum(dtype: DType, policy: Policy, source: Bounded, axes: tuple[int, ...]) -> Bounded:
@@ -52,7 +52,7 @@ def _sum(dtype: DType, policy: Policy, source: Bounded, axes: tuple[int, ...]) -
     carried = source.error.sum(axis=axes, keepdims=True)
     whole = (source.value == np.rint(source.value)).all(axis=axes, keepdims=True)
     free = source.free.any(axis=axes, keepdims=True)
-    return _sum_bound(dtype, policy, value, magnitude, carried, count, whole, free)
+    return _sum_bound(dtype, policy, value, magnitude, carried, count, whole, free)  # type: ignore[arg-type]
 
 
 def _sum_bound(
@@ -93,7 +93,7 @@ def _product(dtype: DType, policy: Policy, source: Bounded, axes: tuple[int, ...
     most = np.multiply.reduce(np.maximum(size + source.error, 1.0), axis=axes, keepdims=True)
     least = np.multiply.reduce(np.where(size == 0, 1.0, np.minimum(size, 1.0)), axis=axes, keepdims=True)
     free = source.free.any(axis=axes, keepdims=True)
-    return _product_bound(dtype, policy, value, upper, most, least, count, free)
+    return _product_bound(dtype, policy, value, upper, most, least, count, free)  # type: ignore[arg-type]
 
 
 def _product_bound(
@@ -126,7 +126,7 @@ def _maximum(dtype: DType, policy: Policy, source: Bounded, axes: tuple[int, ...
     )
     error = np.where(candidate, source.error, 0.0).max(axis=axes, keepdims=True, initial=0.0)
     error = np.where(value == 0, np.maximum(error, SIGN_FREE), error)
-    return Bounded(value, np.where(np.isfinite(value), error, 0.0), source.free.any(axis=axes, keepdims=True))
+    return Bounded(value, np.where(np.isfinite(value), error, 0.0), source.free.any(axis=axes, keepdims=True))  # type: ignore[arg-type]
 
 
 _FLOATS = {Op.ADD: _sum, Op.MUL: _product, Op.MAX: _maximum}

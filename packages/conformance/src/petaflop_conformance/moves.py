@@ -121,7 +121,7 @@ def _scatter(node: Node, policy: Policy, source: Bounded, index: Bounded, values
         rows = np.nonzero((position >= 0) & (position < lines[0].shape[-1]))
         where = (*rows, position[rows].astype(np.int64))
         old = Bounded(*(line[where] for line in lines))
-        new = combine(old, _each(moved, lambda array, rows=rows, step=step: array[..., step][rows]))
+        new = combine(old, _each(moved, lambda array, rows=rows, step=step: array[..., step][rows]))  # type: ignore[misc]
         lines[0][where], lines[1][where], lines[2][where] = new.value, new.error, new.free | old.free
     return Bounded(*(np.moveaxis(line, -1, axis + 1)[0] for line in lines))
 

@@ -229,7 +229,7 @@ def bitcast(node: Node, policy: Policy, source: Bounded) -> Bounded:
     value = value.astype(np.float64) if new.is_float else value
     if new.itemsize > old.itemsize:
         free = (
-            free.reshape(*free.shape[:-1], -1, new.itemsize // old.itemsize).any(-1)
+            free.reshape(*free.shape[:-1], -1, new.itemsize // old.itemsize).any(-1)  # type: ignore[assignment]
             if free.size
             else free.reshape(shape)
         )

@@ -232,7 +232,7 @@ def custom_kernel(
     """
     if not sources:
         raise ArgumentError("custom_kernel: expected at least one source, got none")
-    label = name or getattr(build, "__name__", "custom_kernel")
+    label: str = name or getattr(build, "__name__", "custom_kernel")  # type: ignore[assignment]
 
     def adjoint(node: Node, grad: Node) -> Sequence[Node | None]:
         assert backward is not None

@@ -163,7 +163,7 @@ def _capture(function: Callable[..., Any], structure: Any, tensors: Sequence[Ten
         Tensor._state(device)
     for tensor in live_tensors():
         tensor.node  # noqa: B018 - a gradient target makes its leaf at first sight; not during the capture
-    before = {id(t): (t, t._node, t.grad) for t in live_tensors()}
+    before: dict[int, Any] = {id(t): (t, t._node, t.grad) for t in live_tensors()}
     stand_ins = [_stand_in(t) for t in tensors]
     leaves = {stand_in.node: number for number, stand_in in enumerate(stand_ins)}
     try:

@@ -93,7 +93,7 @@ def vector_choice(
         options = [(_cost(summary, a, width), a) for a in own] + [
             (_cost(summary, a, width) * 1.02, a) for a in inner
         ]
-        cost, a = min(options, key=lambda option: option[0], default=(1.0, None))
+        cost, a = min(options, key=lambda option: option[0], default=(1.0, None))  # type: ignore[assignment]
         if a is not None and cost < 0.95 and not _conflict(chosen, blocks, a):
             reducing = a in block.reduce_axes or bool(block.reductions)
             chosen[a] = _tile(a, width, 4 if reducing else 1)

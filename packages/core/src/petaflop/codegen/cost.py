@@ -53,8 +53,8 @@ class Summary:
 def summarize(kernel: Kernel, block: Block) -> Summary:
     """Look at every expression of a block once."""
     summary = Summary()
-    layouts = {b.name: row_major(b.shape) for b in (*kernel.arguments, *kernel.temporaries)}
-    sizes = {b.name: b.dtype.itemsize for b in (*kernel.arguments, *kernel.temporaries)}
+    layouts = {b.name: row_major(b.shape) for b in kernel.buffers}
+    sizes = {b.name: b.dtype.itemsize for b in kernel.buffers}
     leaves: dict[Expr, frozenset[Expr]] = {}
     for expr in topological(block.exprs):
         below = frozenset((expr,)) if expr.op is Leaf.AXIS else frozenset()

@@ -47,10 +47,7 @@ class Flattener:
 
     def __init__(self, kernel: Kernel, local: Mapping[str, int], lanes: int, masked: Iterable[Expr]) -> None:
         self.kernel, self.local, self.lanes, self.masked = kernel, local, lanes, tuple(masked)
-        self.layouts = {
-            b.name: row_major(b.shape[local.get(b.name, 0) :])
-            for b in (*kernel.arguments, *kernel.temporaries)
-        }
+        self.layouts = {b.name: row_major(b.shape[local.get(b.name, 0) :]) for b in kernel.buffers}
 
     def offset(self, buffer: str, position: tuple[Expr, ...]) -> Expr:
         """The flat offset of a logical index."""

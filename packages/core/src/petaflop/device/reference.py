@@ -241,25 +241,25 @@ class ReferenceBackend(Backend):
         np.frombuffer(data, np.uint8)[:] = handle[offset : offset + data.nbytes]
 
     def host_view(self, handle: Array, offset: int, size: int) -> memoryview:
-        return memoryview(handle[offset : offset + size])
+        return handle[offset : offset + size].data
 
     def borrow(self, data: memoryview) -> Array:
         return np.frombuffer(data, np.uint8)
 
     def interpret(self, kernel: Kernel) -> Launch:
-        def launch(buffers: Sequence[tuple[Array, int]], values: Sequence[int]) -> None:
-            variables = dict(zip(kernel.variables, values, strict=True))
+        def launch(buffers: Sequence[tuple[Any, int]], variables: Sequence[int]) -> None:
+            bound = dict(zip(kernel.variables, variables, strict=True))
             arrays: dict[str, Array] = {}
             for argument, (handle, offset) in zip(kernel.arguments, buffers, strict=True):
-                shape = _shape(argument, variables)
+                shape = _shape(argument, bound)
                 size = int(np.prod(shape, dtype=np.int64)) * argument.dtype.itemsize
                 arrays[argument.name] = (
                     handle[offset : offset + size].view(argument.dtype.numpy).reshape(shape)
                 )
             for temporary in kernel.temporaries:
-                arrays[temporary.name] = np.empty(_shape(temporary, variables), temporary.dtype.numpy)
+                arrays[temporary.name] = np.empty(_shape(temporary, bound), temporary.dtype.numpy)
             with np.errstate(all="ignore"):
                 for block in kernel.blocks:
-                    _run_block(block, arrays, variables)
+                    _run_block(block, arrays, bound)
 
         return launch

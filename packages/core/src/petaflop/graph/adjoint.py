@@ -102,7 +102,7 @@ class Phases:
                 if isinstance(self.length, int)
                 else (self.length + count - 1) // count
             )
-            widths = [(0, 0)] * len(node.shape)
+            widths: list[tuple[Dim, Dim]] = [(0, 0)] * len(node.shape)
             widths[self.axis] = (0, rows - node.shape[self.axis])
             node = _insert(pad(node, tuple(widths)), self.axis + 1)
             widths.insert(self.axis + 1, (column, count - 1 - column))

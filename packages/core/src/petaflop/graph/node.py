@@ -402,7 +402,8 @@ def toposort(roots: Iterable[Node], through_realized: bool = False) -> list[Node
     """Every node that computing `roots` visits, each once, sources before users; stops at realized nodes."""
     order: list[Node] = []
     seen: set[Node] = set()
-    stack: list[Node | None] = list(roots)[::-1]
+    stack: list[Node | None] = []
+    stack += reversed([*roots])
     pending: list[Node] = []
     while stack:
         node = stack.pop()

@@ -65,6 +65,7 @@ class Expr:
     arg: Any
     lo: int
     hi: int
+    _terms: tuple[dict[Expr, int], int] | None
 
     def __add__(self, other: Dim) -> Expr:
         return add(self, as_expr(other))
@@ -88,8 +89,14 @@ class Expr:
     def __floordiv__(self, other: Dim) -> Expr:
         return divide(self, as_expr(other))
 
+    def __rfloordiv__(self, other: Dim) -> Expr:
+        return divide(as_expr(other), self)
+
     def __mod__(self, other: Dim) -> Expr:
         return modulo(self, as_expr(other))
+
+    def __rmod__(self, other: Dim) -> Expr:
+        return modulo(as_expr(other), self)
 
     def __lt__(self, other: Dim) -> Expr:
         return less(self, as_expr(other))
@@ -480,7 +487,8 @@ def topological(roots: Iterable[Expr]) -> list[Expr]:
     order: list[Expr] = []
     seen: set[Expr] = set()
     pending: list[Expr] = []
-    stack: list[Expr | None] = list(roots)[::-1]
+    stack: list[Expr | None] = []
+    stack += reversed([*roots])
     while stack:
         expr = stack.pop()
         if expr is None:

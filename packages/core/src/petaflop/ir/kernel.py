@@ -258,9 +258,14 @@ class Kernel:
     def blocks(self) -> tuple[Block, ...]:
         return tuple(block for nest in self.nests for block in nest)
 
+    @property
+    def buffers(self) -> list[Argument | Temporary]:
+        """Everything that loads and stores may name."""
+        return [*self.arguments, *self.temporaries]
+
     def argument(self, name: str) -> Argument | Temporary:
         """The argument or temporary of that name."""
-        for candidate in (*self.arguments, *self.temporaries):
+        for candidate in self.buffers:
             if candidate.name == name:
                 return candidate
         raise KeyError(name)

@@ -259,7 +259,7 @@ def _make_private(
     blocks: tuple[Block, ...], group: Group, outside: Set[str], memory: _Memory
 ) -> tuple[list[Temporary], tuple[Block, ...]]:
     """Results that only this nest reads become temporaries whose leading dimensions are the common axes."""
-    temporaries = []
+    temporaries: list[Temporary] = []
     for store in [s for b in blocks for s in b.stores]:
         slot = memory.slots[memory.number[store.buffer]]
         if store.buffer in outside or any(t.name == store.buffer for t in temporaries):

@@ -234,8 +234,9 @@ class TensorBase:
         >>> Tensor.realize(a, b) is a
         True
         """
+        every: list[TensorBase] = [self, *others]
         by_device: dict[str, list[TensorBase]] = {}
-        for tensor in (self, *others):
+        for tensor in every:
             if tensor._node.op in (Op.CONST, Op.IOTA):  # memory of its own: equal constants are one node
                 tensor._node = graph.own_leaf(tensor._node)
                 tensor._node.needs_gradient = tensor._leaf
@@ -243,7 +244,7 @@ class TensorBase:
                 by_device.setdefault(tensor.device, []).append(tensor)
         for device, tensors in by_device.items():
             runtime.realize_nodes([tensor._node for tensor in tensors], device)
-        for tensor in (self, *others):
+        for tensor in every:
             tensor._drop_history()
         return self
 

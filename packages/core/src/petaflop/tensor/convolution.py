@@ -19,6 +19,7 @@ from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim
 from petaflop.tensor.base import common_dtype
 from petaflop.tensor.fault import fault
+from petaflop.tensor.precision import product_operands
 from petaflop.tensor.reduce import accumulate_dtype
 from petaflop.tensor.sort import Sorting
 
@@ -82,8 +83,9 @@ class Convolution(Sorting):
         strides, dilations = per_axis("conv stride", stride, rank), per_axis("conv dilation", dilation, rank)
         taps = tuple(int(n) for n in kernel.shape[2:])
         widths = _conv_widths(padding, rank, taps, dilations, strides)
-        kind = common_dtype([self, kernel]) if dtype is None else to_dtype(dtype)
-        source = self._pad_constant([(0, 0), (0, 0), *widths])
+        image, kernel = product_operands(self, kernel) if dtype is None else (self, kernel)
+        kind = common_dtype([image, kernel]) if dtype is None else to_dtype(dtype)
+        source = image._pad_constant([(0, 0), (0, 0), *widths])
         node = _correlate(
             source._windows("conv", taps, strides, dilations).node,
             kernel.node,
@@ -92,7 +94,9 @@ class Convolution(Sorting):
             accumulate_dtype(kind),
         )
         result = self._wrap(graph.cast(node, kind))
-        return result if bias is None else result + self._lift(bias).reshape((-1,) + (1,) * rank)
+        if bias is None:
+            return result
+        return result + product_operands(self._lift(bias))[0].reshape((-1,) + (1,) * rank)
 
     def _windows(
         self, name: str, taps: Sequence[int], strides: Sequence[int], dilations: Sequence[int]

@@ -230,7 +230,7 @@ class Tensor(Losses):
 
     def data(self) -> memoryview:
         """The memory itself, read-only, where the device shares it with the host; a copy elsewhere."""
-        return memoryview(self._shared())
+        return self._shared().data
 
     def _shared(self) -> np.ndarray[Any, Any]:
         self.realize()

@@ -467,7 +467,7 @@ def _slice_axis(item: slice, size: Dim) -> _Axis:
     stop = size if item.stop is None else item.stop
     start = size + start if isinstance(start, int) and start < 0 else start
     stop = size + stop if isinstance(stop, int) and stop < 0 else stop
-    count = stop - start
+    count = stop - start  # type: ignore[assignment]
     return _Axis(start, int(count.arg) if isinstance(count, Expr) and count.op is Op.CONST else count)
 
 

@@ -15,6 +15,7 @@ from petaflop.graph.symbolic import Dim
 from petaflop.tensor.base import TensorBase, common_dtype
 from petaflop.tensor.creation import Creation
 from petaflop.tensor.fault import fault
+from petaflop.tensor.precision import product_operands
 from petaflop.tensor.reduce import accumulate_dtype
 
 __all__ = ["LinearAlgebra"]
@@ -46,9 +47,10 @@ class LinearAlgebra(Creation):
                 f"matmul: expected an inner size of {self.shape[-1]}, got {self._text()} @ {right._text()}"
                 + _transposed_hint(self, right),
             )
-        kind = promote(self.dtype, right.dtype) if dtype is None else to_dtype(dtype)
+        left, right = product_operands(self, right) if dtype is None else (self, right)
+        kind = promote(left.dtype, right.dtype) if dtype is None else to_dtype(dtype)
         wide = accumulate_dtype(kind)
-        a = graph.cast(self.node, wide)
+        a = graph.cast(left.node, wide)
         b = graph.cast(right.node, wide)
         a_shape = a.shape if len(a.shape) > 1 else (1, *a.shape)
         b_shape = b.shape if len(b.shape) > 1 else (*b.shape, 1)
@@ -93,7 +95,7 @@ class LinearAlgebra(Creation):
                 f"got {matrix._text()} for {self._text()}",
             )
         result = self.matmul(matrix.T if matrix.ndim == 2 else matrix)
-        return result if bias is None else result + bias
+        return result if bias is None else result + product_operands(self._lift(bias))[0]
 
     # ---- einsum ----
 
@@ -108,7 +110,7 @@ class LinearAlgebra(Creation):
                 "einsum: expected the equation first, got a tensor; Tensor.einsum('ij,jk', a, b)",
             )
         listed = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
-        return _einsum(self, list(listed))
+        return _einsum(self, list(product_operands(*listed)))
 
 
 def _transposed_hint(a: TensorBase, b: TensorBase) -> str:

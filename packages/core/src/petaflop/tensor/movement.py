@@ -352,11 +352,11 @@ class Movement(TensorBase):
         if isinstance(split_size, int):
             if split_size <= 0:
                 raise fault(ShapeError, f"split: expected a size > 0, got {split_size}")
-            starts = range(0, max(total, 1), split_size)
-            sizes = [min(split_size, total - start) for start in starts]
+            starts = range(0, max(total, 1), split_size)  # type: ignore[type-var]
+            sizes = [min(split_size, total - start) for start in starts]  # type: ignore[type-var]
         else:
             sizes = list(split_size)
-        if sum(sizes) != total or min(sizes, default=0) < 0:
+        if sum(sizes) != total or min(sizes, default=0) < 0:  # type: ignore[type-var]
             raise fault(ShapeError, f"split: expected sizes that add up to {total}, got {sizes}")
         ends = list(itertools.accumulate(sizes))
         return tuple(self._part(axis, end - size, end) for size, end in zip(sizes, ends, strict=True))
@@ -366,7 +366,7 @@ class Movement(TensorBase):
         if chunks <= 0:
             raise fault(ShapeError, f"chunk: expected chunks > 0, got {chunks}")
         size = self.shape[self._axis("chunk", dim)]
-        return self.split(max(-(-size // chunks), 1), dim)
+        return self.split(max(-(-size // chunks), 1), dim)  # type: ignore[arg-type, type-var]
 
     def unbind(self, dim: int = 0) -> tuple[Self, ...]:
         """The slices along an axis, without it."""

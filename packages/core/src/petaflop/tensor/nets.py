@@ -14,6 +14,7 @@ from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.tensor.convolution import Convolution
 from petaflop.tensor.fault import fault
+from petaflop.tensor.precision import product_operands
 from petaflop.tensor.reduce import accumulate_dtype
 
 __all__ = ["Nets"]
@@ -76,9 +77,10 @@ class Nets(Convolution):
             value = value.repeat_interleave(self.shape[-3] // value.shape[-3], -3)
         size = self.shape[-1]
         factor = 1 / math.sqrt(int(size)) if scale is None else scale
-        kind = self.dtype
+        query, key, value = product_operands(self, key, value)
+        kind = query.dtype
         wide = accumulate_dtype(kind)
-        scores = self.matmul(key.mT, dtype=wide) * factor
+        scores = query.matmul(key.mT, dtype=wide) * factor
         if is_causal:
             attn_mask = self._wrap(graph.const(True, bool_, scores.shape[-2:])).tril()
         if attn_mask is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from petaflop.dtype import DType, bfloat16, to_dtype
 from petaflop.errors import DTypeError
 
-__all__ = ["autocast", "product_dtype"]
+__all__ = ["autocast", "product_dtype", "product_operands"]
 
 
 class _State(threading.local):
@@ -23,6 +23,13 @@ def product_dtype(dtype: DType) -> DType:
     """What an operand of a product is cast to: the autocast dtype for float32 and narrower floats."""
     lower = _state.dtype
     return lower if lower is not None and dtype.is_float and dtype.itemsize <= 4 else dtype
+
+
+def product_operands(*tensors: Any) -> tuple[Any, ...]:
+    """The operands of a product, cast as `product_dtype` says; outside `autocast` just themselves."""
+    if _state.dtype is None:
+        return tensors
+    return tuple(tensor.cast(product_dtype(tensor.dtype)) for tensor in tensors)
 
 
 class autocast(contextlib.ContextDecorator):

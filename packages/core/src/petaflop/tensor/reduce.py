@@ -232,13 +232,13 @@ class Reductions(Functions):
         """The p-norm along axes: (Σ |x|ᵖ)^(1/p); p may be ±inf and 0."""
         axes = self._float("norm")._axes("norm", dim if axis is None else axis)
         if p == math.inf:
-            return abs(self).max(axes, keepdim)
+            return abs(self).max(axes, keepdim)  # type: ignore[return-value]
         if p == -math.inf:
-            return abs(self).min(axes, keepdim)
+            return abs(self).min(axes, keepdim)  # type: ignore[return-value]
         if p == 0:
             return self.ne(0).cast(self.dtype).sum(axes, keepdim)
         if p == 1:
-            return abs(self).sum(axes, keepdim)
+            return abs(self).sum(axes, keepdim)  # type: ignore[return-value]
         if p == 2:
             return (self * self).sum(axes, keepdim).sqrt()
         return (abs(self) ** p).sum(axes, keepdim) ** (1 / p)

@@ -31,7 +31,7 @@ class _Direction(NamedTuple):
     def clipped(self, limit: float | None) -> list[Callable[[Tensor], Tensor]]:
         if limit is None:
             return self.functions
-        return [lambda x, function=function: function(x.clip(-limit, limit)) for function in self.functions]
+        return [lambda x, function=function: function(x.clip(-limit, limit)) for function in self.functions]  # type: ignore[misc]
 
 
 def _rnn_cell(d: _Direction, f: list[Callable[[Tensor], Tensor]], x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
