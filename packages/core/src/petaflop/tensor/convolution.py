@@ -196,20 +196,23 @@ class Convolution(Sorting):
             )
         if any(isinstance(size, int) and size < 1 for size in sizes):
             raise fault(ShapeError, f"conv_transpose: expected an output of at least 1, got {list(sizes)}")
-        kind = common_dtype([self, kernel])
+        source, kernel = product_operands(self, kernel)
+        kind = common_dtype([source, kernel])
         wide = accumulate_dtype(kind)
         shape = (self.shape[0], kernel.shape[1] * groups, *sizes)
         image = graph.own_leaf(graph.const(0, wide, shape))
         padded = view.pad(image, ((0, 0), (0, 0), *((p, p) for p in pads)))
         windows = _windows(padded, taps, strides, dilations)
         forward = _correlate(windows, kernel.node, rank, groups, wide)
-        seed = graph.cast(self.node, wide)
+        seed = graph.cast(source.node, wide)
         # output_padding may add rows that no window reaches: the forward pass then has positions to spare
         extra_positions = tuple((0, n - m) for n, m in zip(forward.shape, seed.shape, strict=True))
         (result,) = gradient((forward,), (view.pad(seed, extra_positions),), (image,))
         assert result is not None
         out = self._wrap(graph.cast(result, kind))
-        return out if bias is None else out + self._lift(bias).reshape((-1,) + (1,) * rank)
+        if bias is None:
+            return out
+        return out + product_operands(self._lift(bias))[0].reshape((-1,) + (1,) * rank)
 
     # ---- pools ----
 
