@@ -387,12 +387,13 @@ def test_devices(offers: Offers, capsys: pytest.CaptureFixture[str]) -> None:
     )
     offers.add("petaflop-chip", source)
     offers.add("petaflop-segfault", CRASH, name="segfault")
-    with overrides(disable_plugins=("cpu",)):
+    offers.add("petaflop-off", GOOD.format(name="off"), name="off")
+    with overrides(disable_plugins=("cpu", "off")):
         assert call("devices", "--json") == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["chip"]["description"] == "two cores" and rows["chip:1"]["status"] == "ok"
     assert rows["segfault"]["description"].startswith("crashed (signal")
-    assert rows["cpu"]["status"] == "disabled"
+    assert rows["off"]["status"] == "disabled"
     assert rows["reference"]["default"] is True
 
 

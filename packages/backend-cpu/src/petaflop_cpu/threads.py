@@ -91,17 +91,21 @@ class Team:
     def stop(self) -> None:
         """End the threads; the next `run` starts them anew."""
         with self._lock:
-            if self._handles:
-                self._words[FIELDS["stop"] // 8] = 1
-                _pthread("pthread_mutex_lock")(self._address + FIELDS["mutex"])
-                _pthread("pthread_cond_broadcast")(self._address + FIELDS["work_ready"])
-                _pthread("pthread_mutex_unlock")(self._address + FIELDS["mutex"])
-                for handle in self._handles:
-                    _pthread("pthread_join")(handle, None)
+            self._end()
             self._reset(self._lock)
 
     def __del__(self) -> None:
-        self.stop()  # before the memory and the code of its threads go
+        self._end()  # before the memory and the code of its threads go
+
+    def _end(self) -> None:
+        if self._handles:
+            self._words[FIELDS["stop"] // 8] = 1
+            _pthread("pthread_mutex_lock")(self._address + FIELDS["mutex"])
+            _pthread("pthread_cond_broadcast")(self._address + FIELDS["work_ready"])
+            _pthread("pthread_mutex_unlock")(self._address + FIELDS["mutex"])
+            for handle in self._handles:
+                _pthread("pthread_join")(handle, None)
+            self._handles = []
 
     def _reset(self, lock: threading.RLock | None = None) -> None:
         """Fresh memory without threads: at the start, after `stop`, and in a forked child, which has none."""
