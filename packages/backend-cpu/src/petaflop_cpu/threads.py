@@ -105,7 +105,7 @@ class Team:
             _pthread("pthread_mutex_unlock")(self._address + FIELDS["mutex"])
             for handle in self._handles:
                 _pthread("pthread_join")(handle, None)
-            self._handles = []
+            self._handles.clear()
 
     def _reset(self, lock: threading.RLock | None = None) -> None:
         """Fresh memory without threads: at the start, after `stop`, and in a forked child, which has none."""

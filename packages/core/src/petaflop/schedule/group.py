@@ -58,13 +58,8 @@ def is_contraction(block: Block) -> bool:
     for r in block.reductions:
         if r.op is not Op.ADD or r.scan:
             continue
-        term = r.term
-        while term.op is Op.CAST:
-            term = term.args[0]
-        if term.op is not Op.MUL:
-            continue
         parallel = {a for a in block.axes if axis_size(a) != 1}
-        lacking = [parallel - axes_of(load.args) for load in loads_of((term,))]
+        lacking = [parallel - axes_of(load.args) for load in loads_of((r.term,))]
         if any(a - b and b - a for a in lacking for b in lacking):
             return True
     return False
