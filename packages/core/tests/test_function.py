@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from petaflop import nn
+from petaflop import nn, optim
 from petaflop.errors import ArgumentError, ArgumentTypeError, GradientError, ShapeError
 from petaflop.function import Context, Function, checkpoint, custom_gradient, custom_kernel
 from petaflop.graph.ops import Op
@@ -129,6 +129,28 @@ def test_checkpoint_computes_its_inside_again() -> None:
     assert len(inner) == 1 and len(forward) == 1 and backward and not forward & backward
     expected = np.exp2(np.sin(9 * np.array([1.0, 4.0]))) * np.log(2) * np.cos(9 * np.array([1.0, 4.0])) * 18
     np.testing.assert_allclose(grad.numpy(), expected * np.array([1.0, 2.0]), rtol=1e-4)
+
+
+def test_checkpoint_needs_less_memory() -> None:
+    from petaflop.device.buffer import memory_in_use, peak_memory
+
+    def peak(wrap: bool) -> int:
+        x = Tensor(np.full((512, 16), 0.3, np.float32))
+        weights = [Tensor(np.full((16, 16), 0.1, np.float32)).requires_grad_() for _ in range(6)]
+        optimizer = optim.SGD(weights, lr=0.1)
+
+        def layer(value: Tensor, weight: Tensor) -> Tensor:
+            return (((value @ weight).sin() @ weight).cos() @ weight).sin() @ weight
+
+        for weight in weights:
+            x = checkpoint(layer, x, weight) if wrap else layer(x, weight)
+        x.sum().backward()
+        peak_memory(reset=True)
+        before = memory_in_use()
+        optimizer.step()
+        return peak_memory() - before
+
+    assert peak(wrap=True) < 0.6 * peak(wrap=False)
 
 
 def test_checkpoint_repeats_random_numbers() -> None:

@@ -105,11 +105,13 @@ class Optimizer:
     def step(self, skip: Tensor | None = None) -> None:
         """Update all parameters that have a gradient; nothing where the bool scalar `skip` is true."""
         # what the step overwrites is still needed by the losses and gradients that nobody has looked at yet
-        needed = differentiated() + [tensor for group in self.param_groups for tensor in gradients_of(group)]
+        losses = differentiated()
+        grads = [tensor for group in self.param_groups for tensor in gradients_of(group)]
         changed = [tensor for group in self.param_groups for tensor in self._step_group(group, skip)]
         if changed:
             flags = [] if skip is None else [skip]
-            Tensor.realize(*changed, *needed, *flags, *pending_statistics())
+            # the last layer's gradients first: backward's own order lets go of activations as early as it can
+            Tensor.realize(*losses, *reversed(grads), *changed, *flags, *pending_statistics())
 
     def _step_group(self, group: ParamGroup, skip: Tensor | None) -> list[Tensor]:
         active = [tensor for tensor in group["params"] if tensor.grad is not None]
