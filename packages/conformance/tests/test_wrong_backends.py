@@ -29,6 +29,15 @@ CAUGHT_BY = {
     "reuses_live_memory": (MEMORY, "test_outputs_do_not_share_memory"),
     "racy_reduction": (MEMORY, "test_same_bits_each_time"),
 }
+EVERY_CATCH = " or ".join(f"({expression})" for _, expression in CAUGHT_BY.values())
+EXAMINATIONS: list[list[str]] = [
+    *([name, name, os.path.join(SUITE, file), "-k", catch] for name, (file, catch) in CAUGHT_BY.items()),
+    ["right", "right", "-k", EVERY_CATCH],
+    ["narrow", "narrow", os.path.join(SUITE, COMPUTE), "-k", "test_unary"],
+    ["absent", "absent", "--petaflop-level=plugin"],
+    ["absent-core", "absent", os.path.join(SUITE, MEMORY), "-k", "round_trip and float32"],
+    ["rihgt", "rihgt", "--petaflop-level=plugin"],
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +54,24 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def examine(installed: Path, where: Path, name: str, *arguments: str) -> tuple[int, str, dict[str, Any]]:
-    """Exit code, output and report of the suite on a backend, run from an empty folder."""
-    report = where / "report.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--petaflop-backend={name}"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(installed),
-        "PYTEST_ADDOPTS": "",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "",
-    }
-    run = subprocess.run(
-        [*command, f"--petaflop-report={report}", *arguments],
-        cwd=where,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return (
-        run.returncode,
-        run.stdout + run.stderr,
-        json.loads(report.read_text("utf-8")) if report.exists() else {},
-    )
+Answer = tuple[int, str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def answers(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """Exit code, output and report of every examination of this file, run from an empty folder."""
+    folder = tmp_path_factory.mktemp("answers")
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTEST_ADDOPTS": ""}
+    command = [sys.executable, str(WRONG / "examine.py"), str(folder), *map(json.dumps, EXAMINATIONS)]
+    empty = tmp_path_factory.mktemp("empty")
+    run = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return {name: _answer(folder, name) for name, *_ in EXAMINATIONS}
+
+
+def _answer(folder: Path, name: str) -> Answer:
+    texts = [(folder / f"{name}.{kind}").read_text("utf-8") for kind in ("code", "txt", "json")]
+    return int(texts[0]), texts[1], json.loads(texts[2])
 
 
 def outcomes(report: dict[str, Any]) -> set[str]:
@@ -75,29 +79,25 @@ def outcomes(report: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", CAUGHT_BY)
-def test_wrong_backend_is_caught(installed: Path, tmp_path: Path, name: str) -> None:
-    file, expression = CAUGHT_BY[name]
-    code, output, report = examine(installed, tmp_path, name, os.path.join(SUITE, file), "-k", expression)
+def test_wrong_backend_is_caught(answers: dict[str, Answer], name: str) -> None:
+    code, output, report = answers[name]
     assert code == 1, output
     assert "failed" in outcomes(report), output
     assert report["level"]["held"] is None
     assert "AssertionError" in output or "assert " in output, "caught by an accident, not by a comparison"
 
 
-def test_those_tests_pass_on_a_right_backend(installed: Path, tmp_path: Path) -> None:
+def test_those_tests_pass_on_a_right_backend(answers: dict[str, Answer]) -> None:
     """What catches the faults is the fault, not the test."""
-    expression = " or ".join(f"({expression})" for _, expression in CAUGHT_BY.values())
-    code, output, report = examine(installed, tmp_path, "right", "-k", expression)
+    code, output, report = answers["right"]
     assert outcomes(report) == {"passed"}, output
     assert code == 1, "a selection cannot show that a level is held"
     assert report["complete"] is False
     assert "incomplete" in output
 
 
-def test_what_is_not_declared_is_counted_and_shown(installed: Path, tmp_path: Path) -> None:
-    _, output, report = examine(
-        installed, tmp_path, "narrow", os.path.join(SUITE, COMPUTE), "-k", "test_unary"
-    )
+def test_what_is_not_declared_is_counted_and_shown(answers: dict[str, Answer]) -> None:
+    _, output, report = answers["narrow"]
     assert outcomes(report) == {"passed", "not declared"}
     count = sum(test["outcome"] == "not declared" for test in report["tests"])
     assert count > 20
@@ -105,20 +105,19 @@ def test_what_is_not_declared_is_counted_and_shown(installed: Path, tmp_path: Pa
     assert "float16" in next(test for test in report["tests"] if "EXP2-float16" in test["id"])["requires"]
 
 
-def test_an_absent_device_lowers_the_level_and_says_so(installed: Path, tmp_path: Path) -> None:
-    code, output, report = examine(installed, tmp_path, "absent", "--petaflop-level=plugin")
+def test_an_absent_device_lowers_the_level_and_says_so(answers: dict[str, Answer]) -> None:
+    code, output, report = answers["absent"]
     assert code == 0, output
     assert report["level"] == {"asked": "plugin", "held": "plugin"}
     assert report["device"] == {"status": "absent"}
-    arguments = [os.path.join(SUITE, MEMORY), "-k", "round_trip and float32"]
-    code, output, report = examine(installed, tmp_path, "absent", *arguments)
+    code, output, report = answers["absent-core"]
     assert code == 1
     assert "plug one in" in output
     assert "failed" in outcomes(report)
 
 
-def test_a_name_that_nobody_offers(installed: Path, tmp_path: Path) -> None:
-    code, output, report = examine(installed, tmp_path, "rihgt", "--petaflop-level=plugin")
+def test_a_name_that_nobody_offers(answers: dict[str, Answer]) -> None:
+    code, output, report = answers["rihgt"]
     assert code == 1
     assert report["level"]["held"] is None
     assert "rihgt" in output

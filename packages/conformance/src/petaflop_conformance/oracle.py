@@ -47,9 +47,9 @@ class Oracle:
 
     def add(self, leaf: Node, array: Array) -> None:
         """One more leaf, with its array."""
-        self._inputs[leaf] = self._done[leaf] = exact(
-            array if array.dtype.kind in "biu" else array.astype(np.float64)
-        )
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            number = array if array.dtype.kind in "biu" else array.astype(np.float64)
+        self._inputs[leaf] = self._done[leaf] = exact(number)
 
     def forget(self) -> None:
         """Work everything out anew: a Variable has got another value."""
