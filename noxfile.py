@@ -124,7 +124,8 @@ def core(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 @nox.parametrize("name", [nox.param(name, id=name) for name in BACKENDS])
 def backend(session: nox.Session, name: str) -> None:
-    """Test one backend with core, then hold it and the reference to the suite (each test fused and unfused)."""
+    """Test one backend with core, then hold it and the reference to the suite (each test fused and
+    unfused)."""
     provide(session, ["core", f"backend-{name}", "conformance"], TESTS)
     unit_tests(session, PACKAGES[f"backend-{name}"] / "tests", PACKAGES["conformance"] / "tests")
     for device in ("reference", name):

@@ -1,7 +1,7 @@
 """The figures that the foundation is held to: import, compile, schedule, replay, and matmul against PyTorch.
 
-`nox -s bench`, or `python benchmarks/foundation.py`, on a machine where nothing else runs. Ratios come from runs
-that alternate between petaflop and its peer in this process.
+`nox -s bench`, or `python benchmarks/foundation.py`, on a machine where nothing else runs. Ratios come from
+runs that alternate between petaflop and its peer in this process.
 """
 
 from __future__ import annotations

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from petaflop import __version__, profile
-from petaflop.codegen.lower import lower
-from petaflop.codegen.planner import default_plan
 from petaflop.config import config
 from petaflop.device.backend import Backend, Launch
 from petaflop.device.cache import DiskCache
@@ -26,6 +24,7 @@ from petaflop.graph.ops import OP_SPEC_VERSION
 from petaflop.graph.symbolic import product
 from petaflop.ir.kernel import Kernel, operations
 from petaflop.ir.loops import Signature
+from petaflop.ir.verify import verify_kernel, verify_loops
 
 __all__ = ["Program", "compile_kernels"]
 
@@ -101,8 +100,14 @@ def _build(kernel: Kernel, digest: str, backend: Backend) -> Program:
         launch = clock.time("load", backend.load, binary, signature)
         profile.record_compile(name, kernel, backend.name, clock.seconds, True)
         return Program(name, kernel, launch)
+    from petaflop.codegen.lower import lower  # here, so that importing petaflop stays quick
+    from petaflop.codegen.planner import default_plan
+
     plan = clock.time("plan", backend.plan, kernel, default_plan)
     loops = clock.time("lower", lower, kernel, plan, backend.target)
+    if config.verify:
+        verify_kernel(kernel)
+        verify_loops(loops)
     source = clock.time("render", backend.render, loops)
     binary = clock.time("compile", backend.compile, source)
     launch = clock.time("load", backend.load, binary, loops.signature)

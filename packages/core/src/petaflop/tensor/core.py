@@ -15,6 +15,7 @@ from petaflop.graph import node as graph
 from petaflop.graph.gradient import gradient
 from petaflop.graph.node import Node
 from petaflop.tensor.base import TensorBase, _leaves, live_tensors
+from petaflop.tensor.casts import Casts
 from petaflop.tensor.fault import fault
 from petaflop.tensor.losses import Losses
 from petaflop.tensor.mode import grad_enabled
@@ -34,7 +35,7 @@ def differentiated() -> list[Tensor]:
     return losses
 
 
-class Tensor(Losses):
+class Tensor(Losses, Casts):
     """An array on a device, computed when a value is asked for.
 
     `Tensor(data, dtype=None, device=None, requires_grad=False)` copies numbers, nested lists, arrays, tensors
