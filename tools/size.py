@@ -1,6 +1,7 @@
 """Prints lines of code and tokens per line for every source file, as tinygrad's sz.py does for itself.
 
-Comments, docstrings and blank lines are free. A file longer than the limit fails the run.
+Comments, docstrings and blank lines are free. A file longer than its limit fails the run; those that the
+first landing left too long have limits of their own, which only go down.
 """
 
 import argparse
@@ -14,6 +15,20 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 300
+LONGER = {
+    "packages/backend-cpu/src/petaflop_cpu/mathlib.py": 320,
+    "packages/backend-cpu/src/petaflop_cpu/runner.py": 340,
+    "packages/core/src/petaflop/codegen/nest.py": 360,
+    "packages/core/src/petaflop/graph/symbolic.py": 480,
+    "packages/core/src/petaflop/jit.py": 330,
+    "packages/core/src/petaflop/render/llvm.py": 440,
+    "packages/core/src/petaflop/render/llvm_ops.py": 350,
+    "packages/core/src/petaflop/schedule/fuse.py": 310,
+    "packages/core/src/petaflop/tensor/base.py": 340,
+    "packages/core/src/petaflop/tensor/convolution.py": 350,
+    "packages/core/src/petaflop/tensor/indexing.py": 400,
+    "packages/core/src/petaflop/tensor/movement.py": 390,
+}
 CODE = {token.OP, token.NAME, token.NUMBER, token.STRING, getattr(token, "FSTRING_MIDDLE", token.STRING)}
 
 
@@ -42,8 +57,9 @@ def table_of(paths: Iterable[Path], limit: int) -> tuple[Table, int]:
     for path in paths:
         lines, tokens = measure(path)
         name = path.relative_to(ROOT).as_posix()
-        style = "red" if lines > limit else ""
-        over += lines > limit
+        allowed = max(limit, LONGER.get(name, 0))
+        style = "red" if lines > allowed else "yellow" if lines > limit else ""
+        over += lines > allowed
         table.add_row(name, str(lines), f"{tokens / max(lines, 1):.1f}", style=style)
         total = totals.setdefault(path.relative_to(ROOT / "packages").parts[0], [0, 0])
         total[0], total[1] = total[0] + lines, total[1] + tokens
@@ -63,7 +79,7 @@ def main() -> int:
     table, over = table_of(sorted(ROOT.glob("packages/*/src/**/*.py")), limit)
     Console().print(table)
     if over:
-        print(f"{over} files have more than {limit} lines of code")
+        print(f"{over} files are longer than their limit")
     return int(over > 0)
 
 
