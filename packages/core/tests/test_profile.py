@@ -51,6 +51,15 @@ def test_launches_compiles_and_schedules(observed: list[CompileRecord]) -> None:
     assert launch.name in p.table() and "GFLOP/s" in p.table()
 
 
+def test_graphs_are_described_once_each_even_from_the_cache() -> None:
+    realize.to_host(squares(8))
+    with Profile(describe=lambda roots: f"{len(roots)} root") as p:
+        for _ in range(2):
+            assert realize.to_host(squares(8)).item() == 140
+    assert [record.graph for record in p.schedules] == ["1 root", ""]
+    assert all(record.cached for record in p.schedules)
+
+
 def test_nothing_is_recorded_outside() -> None:
     with profile() as p:
         pass

@@ -59,14 +59,14 @@ class _Clock:
         return result
 
 
-_programs: dict[tuple[int, str], Program] = {}
+_programs: dict[tuple[Backend, str], Program] = {}
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
 
 def compile_kernels(kernels: Sequence[Kernel], backend: Backend) -> list[Program]:
     """Programs for `kernels`, in their order."""
-    keys = [(id(backend), kernel.key) for kernel in kernels]
+    keys = [(backend, kernel.key) for kernel in kernels]
     cold = {key: kernel for key, kernel in zip(keys, kernels, strict=True) if key not in _programs}
     if len(cold) > 1 and backend.target is not None:
         made = list(_side_by_side().map(lambda item: _build(item[1], item[0][1], backend), cold.items()))

@@ -105,6 +105,7 @@ class Profile:
     compiles: list[CompileRecord] = field(default_factory=list)
     schedules: list[ScheduleRecord] = field(default_factory=list)
     memory: list[MemoryEvent] = field(default_factory=list)
+    _seen: set[int] = field(default_factory=set, repr=False)
 
     def __enter__(self) -> Profile:
         global recorders
@@ -118,6 +119,12 @@ class Profile:
         global recorders
         with _lock:
             recorders = tuple(each for each in recorders if each is not self)
+
+    def is_new(self, schedule: Any) -> bool:
+        """Whether this is asked for the first time of a schedule, which a record then keeps alive."""
+        known = len(self._seen)
+        self._seen.add(id(schedule))
+        return len(self._seen) > known
 
     def kernels(self) -> list[KernelTotal]:
         """Launches added up by kernel and backend, the longest total first."""
@@ -201,9 +208,9 @@ def record_compile(
 def record_schedule(roots: Sequence[Any], schedule: Any, seconds: float, cached: bool = False) -> None:
     """A schedule, made or found in the cache, of the nodes `roots`."""
     for recorder in recorders:
-        wanted = recorder.describe is not None and not cached
-        graph = recorder.describe(roots) if recorder.describe is not None and wanted else ""
-        line = user_line() if wanted else ""
+        graph = line = ""
+        if recorder.describe is not None and recorder.is_new(schedule):  # new to it, in the cache or not
+            graph, line = recorder.describe(roots), user_line()
         recorder.schedules.append(ScheduleRecord(graph, line, schedule, seconds, cached))
 
 

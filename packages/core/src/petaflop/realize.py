@@ -164,7 +164,7 @@ def _structure(
     """What the schedule depends on: the graph without the identity of its leaves."""
     position: dict[Node, int] = {}
     memory: dict[int, int] = {}
-    parts: list[Any] = [id(backend), config.fuse]
+    parts: list[Any] = [backend, config.fuse]  # the object: an id may come again
     for number, node in enumerate(order):
         position[node] = number
         if node.buffer is not None:
