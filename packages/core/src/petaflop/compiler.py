@@ -24,7 +24,6 @@ from petaflop.graph.ops import OP_SPEC_VERSION
 from petaflop.graph.symbolic import product
 from petaflop.ir.kernel import Kernel, operations
 from petaflop.ir.loops import Signature
-from petaflop.ir.verify import verify_kernel, verify_loops
 
 __all__ = ["Program", "compile_kernels"]
 
@@ -106,6 +105,8 @@ def _build(kernel: Kernel, digest: str, backend: Backend) -> Program:
     plan = clock.time("plan", backend.plan, kernel, default_plan)
     loops = clock.time("lower", lower, kernel, plan, backend.target)
     if config.verify:
+        from petaflop.ir.verify import verify_kernel, verify_loops
+
         verify_kernel(kernel)
         verify_loops(loops)
     source = clock.time("render", backend.render, loops)

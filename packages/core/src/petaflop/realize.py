@@ -12,12 +12,11 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from petaflop import profile
-from petaflop.compiler import Program, compile_kernels
 from petaflop.config import config
 from petaflop.device.backend import Backend
 from petaflop.device.buffer import Buffer
@@ -27,10 +26,11 @@ from petaflop.errors import GradientError, JitError, NumericsError
 from petaflop.graph.node import Node, buffer_leaf, toposort
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, evaluate, variables_of
-from petaflop.ir.schedule import Schedule
-from petaflop.schedule.fuse import schedule as make_schedule
-from petaflop.schedule.materialize import is_alias
-from petaflop.schedule.memory import plan_memory
+from petaflop.graph.view import is_alias
+
+if TYPE_CHECKING:
+    from petaflop.compiler import Program
+    from petaflop.ir.schedule import Schedule
 
 __all__ = [
     "Prepared",
@@ -148,7 +148,10 @@ def prepare(order: Sequence[Node], roots: Sequence[Node], backend: Backend) -> P
     prepared = _prepared.get(key)
     cached = prepared is not None
     if prepared is None:
-        made = make_schedule(order, set(roots), in_place, config.fuse)
+        from petaflop.compiler import compile_kernels  # here, so that importing petaflop stays quick
+        from petaflop.schedule.fuse import schedule
+
+        made = schedule(order, set(roots), in_place, config.fuse)
         prepared = Prepared(made, compile_kernels([step.kernel for step in made.steps], backend))
         _prepared[key] = prepared
         if len(_prepared) > _MAX_CACHED:
@@ -236,6 +239,8 @@ def allocate(
     schedule = prepared.schedule
     values = tuple(bindings.values())
     if (plan := prepared.arenas.get(values)) is None:
+        from petaflop.schedule.memory import plan_memory
+
         plan = prepared.arenas[values] = plan_memory(schedule, bindings)
     offsets, total = plan
     arena = Buffer(backend, total) if total else None

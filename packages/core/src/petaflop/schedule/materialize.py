@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from petaflop.graph.node import Node
 from petaflop.graph.ops import VIEWS, Op
 from petaflop.graph.symbolic import Dim, product
+from petaflop.graph.view import is_alias
 
-__all__ = ["LEAVES", "choose_stages", "domain", "is_alias", "is_kernel", "size_hint"]
+__all__ = ["LEAVES", "choose_stages", "domain", "is_kernel", "size_hint"]
 
 LEAVES = frozenset((Op.CONST, Op.IOTA, Op.VAR))
 _ALWAYS = {
@@ -37,11 +38,6 @@ def domain(node: Node) -> int:
     """Points that computing a node visits."""
     shape = node.sources[0].shape if node.op is Op.REDUCE else node.shape
     return size_hint(product(shape))
-
-
-def is_alias(node: Node) -> bool:
-    """A BITCAST that rescales its last axis is the memory of its source under another shape."""
-    return node.op is Op.BITCAST and node.shape != node.sources[0].shape
 
 
 def is_kernel(node: Node) -> bool:
