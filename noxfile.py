@@ -20,6 +20,7 @@ nox.options.sessions = ["lint", "core", "backend", "together"]
 
 ROOT = Path(__file__).parent.resolve()
 DIST = ROOT / "dist"
+os.environ.setdefault("VIRTUALENV_OVERRIDE_APP_DATA", str(ROOT / ".nox" / "virtualenv"))  # not in the home
 PACKAGES = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("packages/*/pyproject.toml"))}
 METADATA = {name: nox.project.load_toml(folder / "pyproject.toml") for name, folder in PACKAGES.items()}
 BACKENDS = [name.removeprefix("backend-") for name in PACKAGES if name.startswith("backend-")]

@@ -26,8 +26,9 @@ def environment() -> str:
 # Environment variables
 
 {NOTE.format(source="packages/core/src/petaflop/config.py")}
-petaflop reads these once, when it is imported, and no others. `petaflop.config.overrides(fuse=False)` changes
-them for a block of code. A flag is off for `0`, `false`, `no`, `off` and nothing, and on for anything else.
+petaflop reads these once, when it is imported, and no others but `XDG_CACHE_HOME`. A value that makes no
+sense is an error where it is first used. `petaflop.config.overrides(fuse=False)` changes them for a block of
+code. A flag is off for `0`, `false`, `no`, `off` and nothing, and on for anything else.
 
 {markdown_table(("variable", "default", "what it does"), rows)}"""
 

@@ -79,8 +79,15 @@ def _side_by_side() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), "petaflop-compile")
+            _pool = ThreadPoolExecutor(max(2, _cores()), "petaflop-compile")
         return _pool
+
+
+def _cores() -> int:
+    """The cores that this process may use; all there are where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _build(kernel: Kernel, digest: str, backend: Backend) -> Program:
