@@ -11,7 +11,7 @@ from petaflop.config import overrides
 from petaflop.device.registry import get_backend
 from petaflop.errors import PetaflopError
 from petaflop_conformance.case import Case
-from petaflop_conformance.examination import MEASURED
+from petaflop_conformance.examination import MEASURED, level_of
 from petaflop_conformance.report import policy_of
 
 
@@ -51,4 +51,5 @@ def case(backend: Any, backend_name: str, request: pytest.FixtureRequest) -> Cas
     def record(op: str, dtype: str, ratio: float, ulps: float) -> None:
         request.node.user_properties.append((MEASURED, [op, dtype, ratio, ulps]))
 
-    return Case(backend_name, policy_of(backend), record)
+    level = "full" if level_of(request.node) == "full" else "core"
+    return Case(backend_name, policy_of(backend, level), record)
