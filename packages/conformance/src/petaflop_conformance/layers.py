@@ -1,4 +1,4 @@
-"""The layers that networks are made of, as graphs of primitive operations: what the suite runs and renders."""
+"""The layers that networks are made of, as graphs of primitive operations."""
 
 from __future__ import annotations
 
