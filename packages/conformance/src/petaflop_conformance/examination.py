@@ -45,6 +45,27 @@ def declared(capabilities: Any, name: str) -> bool:
     return bool(getattr(capabilities, name))
 
 
+def offline_backend(name: str) -> Any:
+    """What the plugin hands over for a machine without its device; None if it has nothing like it."""
+    from petaflop.plugins.manager import plugin_manager
+
+    return plugin_manager().offline("backend", name)
+
+
+def _capabilities(name: str) -> Any:
+    """What is declared, on a machine without the device as well."""
+    from petaflop.device.registry import get_backend
+    from petaflop.errors import DeviceError
+
+    try:
+        return get_backend(name).capabilities
+    except DeviceError:
+        backend = offline_backend(name)
+        if backend is None:
+            raise
+        return backend.capabilities
+
+
 class Examination:
     """The plugin object of a run that examines a backend, a scheme or an importer."""
 
@@ -85,9 +106,7 @@ class Examination:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         names = _required(item)
         if self.subject.kind == "backend" and names:
-            from petaflop.device.registry import get_backend
-
-            capabilities = get_backend(self.name).capabilities
+            capabilities = _capabilities(self.name)
             if missing := [name for name in names if not declared(capabilities, name)]:
                 skip_as(NOT_DECLARED, ", ".join(missing))
         test = id_of(item.nodeid)
