@@ -174,6 +174,11 @@ class PluginManager:
         plugin = self.load(kind, name)
         return [info for infos in self._ask(plugin, "petaflop_probe") for info in infos]
 
+    def offline(self, kind: str, name: str) -> Any:
+        """The backend that renders and compiles without its device; None where the plugin has none."""
+        plugin = self.load(kind, name)
+        return None if plugin.entry is None else self._ask(plugin, "petaflop_offline_backend", name=name)
+
     def kernel_compiled(self, record: CompileRecord) -> None:
         """Tell the tools named in PETAFLOP_TOOLS; what one of them raises is logged and goes no further."""
         for name in config.tools:
