@@ -26,8 +26,6 @@ LONGER = {
     "packages/core/src/petaflop/schedule/fuse.py": 310,
     "packages/core/src/petaflop/tensor/base.py": 340,
     "packages/core/src/petaflop/tensor/convolution.py": 350,
-    "packages/core/src/petaflop/tensor/indexing.py": 400,
-    "packages/core/src/petaflop/tensor/movement.py": 390,
 }
 CODE = {token.OP, token.NAME, token.NUMBER, token.STRING, getattr(token, "FSTRING_MIDDLE", token.STRING)}
 

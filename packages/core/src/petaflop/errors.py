@@ -5,6 +5,7 @@ PetaflopError
 ├── ShapeError (RuntimeError)        shapes, axes or sizes that do not fit
 ├── DTypeError (RuntimeError)        a dtype an operation cannot take
 ├── ArgumentError (ValueError)       any other argument out of range
+│   └── ChoiceError (RuntimeError)   a word that is none of those an operation knows
 ├── ArgumentTypeError (TypeError)    an argument of the wrong type
 ├── IndexRangeError (IndexError)     an index or axis out of range
 ├── GradientError (RuntimeError)     no gradient, or a value that backward needs is gone
@@ -20,6 +21,7 @@ PetaflopError
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "ChoiceError",
     "CompileError",
     "DTypeError",
     "DeviceError",
@@ -49,6 +51,10 @@ class DTypeError(PetaflopError, RuntimeError):
 
 class ArgumentError(PetaflopError, ValueError):
     """An argument whose value an operation cannot take."""
+
+
+class ChoiceError(ArgumentError, RuntimeError):
+    """An argument that is none of the words an operation knows; PyTorch raises RuntimeError for it."""
 
 
 class ArgumentTypeError(PetaflopError, TypeError):

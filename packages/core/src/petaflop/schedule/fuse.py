@@ -247,9 +247,11 @@ def _step(
         }
         blocks = tuple(b for b in forward_values(group.all_blocks, outside) if not runs_over_nothing(b))
         private, blocks = _make_private(blocks, group, outside, memory)
-        temporaries += private
-        if blocks:  # else nobody reads what the group computes: an assignment replaced all of it
+        inside = {temporary.name for temporary in private}
+        # else nobody reads what the group computes: an assignment replaced it, or its readers are empty
+        if any(store.buffer not in inside for block in blocks for store in block.stores):
             nests.append(blocks)
+            temporaries += private
     reasons = [stages[max(group.stages)].reason for group in launch]
     why = [group.why for group in launch if group.why]
     reason = reasons[0] if len(launch) == 1 else f"{len(launch)} unrelated results side by side"

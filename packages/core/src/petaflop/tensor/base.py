@@ -134,7 +134,11 @@ class TensorBase:
 
     def size(self, axis: int | None = None) -> Any:
         """The shape, or the size of one axis."""
-        return self.shape if axis is None else self.shape[self._axis("size", axis)]
+        if axis is None:
+            return self.shape
+        if not self.shape:
+            raise fault(IndexRangeError, "size: expected a tensor with axes, got a scalar")
+        return self.shape[self._axis("size", axis)]
 
     def dim(self) -> int:
         return self.ndim

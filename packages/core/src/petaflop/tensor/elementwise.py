@@ -15,7 +15,7 @@ from petaflop.graph.symbolic import Expr
 from petaflop.tensor import formulas, powers
 from petaflop.tensor.base import TensorBase, broadcast_shapes, float_dtype, result_dtype
 from petaflop.tensor.fault import fault
-from petaflop.tensor.movement import Movement
+from petaflop.tensor.joining import Joining
 from petaflop.tensor.value import Value, where
 
 __all__ = ["Elementwise"]
@@ -42,7 +42,7 @@ def _reflected(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return operator
 
 
-class Elementwise(Movement):
+class Elementwise(Joining):
     """Functions of each element alone. Operands broadcast and are promoted as in PyTorch; numbers never
     widen."""
 

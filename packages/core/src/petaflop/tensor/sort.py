@@ -14,7 +14,7 @@ from petaflop.graph import view
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.tensor.fault import fault
-from petaflop.tensor.indexing import Indexing
+from petaflop.tensor.gathering import Gathering
 from petaflop.tensor.value import Value, where
 
 __all__ = ["Sorting"]
@@ -22,7 +22,7 @@ __all__ = ["Sorting"]
 _MAX_COUNTED = 1024  # up to here n² comparisons are one kernel; beyond, a network of log² n stages
 
 
-class Sorting(Indexing):
+class Sorting(Gathering):
     """sort, argsort, topk, and what draws by weight."""
 
     __slots__ = ()
