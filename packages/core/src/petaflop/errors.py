@@ -4,7 +4,7 @@ PyTorch or Python raises for the same mistake, so both `except` styles work.
 PetaflopError
 ├── ShapeError (RuntimeError)        shapes, axes or sizes that do not fit
 ├── DTypeError (RuntimeError)        a dtype an operation cannot take
-├── ArgumentError (ValueError)       any other argument out of range
+├── ArgumentError (ValueError, RuntimeError: PyTorch raises either)  any other argument out of range
 ├── ArgumentTypeError (TypeError)    an argument of the wrong type
 ├── IndexRangeError (IndexError)     an index or axis out of range
 ├── GradientError (RuntimeError)     no gradient, or a value that backward needs is gone
@@ -47,7 +47,7 @@ class DTypeError(PetaflopError, RuntimeError):
     """A dtype that an operation cannot take."""
 
 
-class ArgumentError(PetaflopError, ValueError):
+class ArgumentError(PetaflopError, ValueError, RuntimeError):
     """An argument whose value an operation cannot take."""
 
 
