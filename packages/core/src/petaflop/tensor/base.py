@@ -241,8 +241,11 @@ class TensorBase:
         every: list[TensorBase] = [self, *others]
         by_device: dict[str, list[TensorBase]] = {}
         for tensor in every:
-            if tensor._node.op in (Op.CONST, Op.IOTA):  # memory of its own: equal constants are one node
-                tensor._node = graph.own_leaf(tensor._node)
+            node = tensor._node
+            if node.device is None and not node.needs_gradient and not node.is_realized:
+                # memory of its own: what is made of constants is one node wherever it is written down, and
+                # memory on this device must not turn up in a kernel of another
+                tensor._node = graph.own_leaf(node)
                 tensor._node.needs_gradient = tensor._leaf
             if not tensor._node.is_realized:
                 by_device.setdefault(tensor.device, []).append(tensor)
@@ -259,8 +262,9 @@ class TensorBase:
             self._node = graph.buffer_leaf(node.memory(), node.dtype, node.shape, self.device)
 
     def _host(self) -> np.ndarray[Any, Any]:
-        if self._node.op not in (Op.CONST, Op.IOTA):
-            self.realize()
+        if self._node.op in (Op.CONST, Op.IOTA):  # stays a constant; its node is everybody's
+            return runtime.to_host(graph.own_leaf(self._node))
+        self.realize()
         return runtime.to_host(self._node)
 
     def numpy(self) -> np.ndarray[Any, Any]:
