@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from petaflop.cli.files import write_atomically
+from petaflop.cli.files import check_writable, write_atomically
 from petaflop.cli.models import add_device_argument, open_device
 from petaflop.cli.page import page
 from petaflop.cli.script import add_target_arguments, run_target
@@ -27,6 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the file with the disk cache off, so that every stage is made, and print the stages."""
+    for option, path in (("--html", options.html), ("--trace", options.trace)):
+        if path is not None:
+            check_writable(path, option)
     device = open_device(options.device)
     profile = Profile(describe=graph_text)
     with overrides(cache=False):
