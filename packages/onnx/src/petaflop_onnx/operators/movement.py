@@ -239,24 +239,26 @@ def _constant_of_shape(call: Call, shape: Array) -> Any:
         raise ValueError(f"input: expected sizes of 0 or more and one value, got {sizes} and {value.size}")
     if value.dtype.kind in "biu" and math.prod(sizes) <= 1024:
         return np.full(sizes, value.item(), value.dtype)
-    return Tensor.full(tuple(sizes), value.item(), dtype=from_numpy_dtype(value.dtype))
+    dtype = from_numpy_dtype(value.dtype)
+    return Tensor.full(tuple(sizes), value.item(), dtype=dtype, device=call.device)
 
 
 @operator("Range", 11, host=(0, 1, 2))
-def _range(_: Call, start: Array, stop: Array, step: Array) -> Tensor:
+def _range(call: Call, start: Array, stop: Array, step: Array) -> Tensor:
     if step.item() == 0:
         raise ValueError("delta: expected a number other than 0, got 0")
     count = max(0, math.ceil((stop.item() - start.item()) / step.item()))
     dtype = from_numpy_dtype(start.dtype)
     wide = dtype if dtype.is_float else from_numpy_dtype(np.dtype(np.int64))
-    return (Tensor.arange(count).cast(wide) * step.item() + start.item()).cast(dtype)
+    return (Tensor.arange(count, device=call.device).cast(wide) * step.item() + start.item()).cast(dtype)
 
 
 @operator("EyeLike", 9, 22)
 def _eye_like(call: Call, x: Tensor) -> Tensor:
     rows, columns = shape_of(x)
     dtype = x.dtype if call.get("dtype") is None else onnx_dtype(call["dtype"])
-    distance = Tensor.arange(columns).reshape(1, -1) - Tensor.arange(rows).reshape(-1, 1)
+    along, down = (Tensor.arange(size, device=x.device) for size in (columns, rows))
+    distance = along.reshape(1, -1) - down.reshape(-1, 1)
     return (distance == call["k"]).cast(dtype)
 
 
