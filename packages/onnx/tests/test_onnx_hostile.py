@@ -337,6 +337,15 @@ def test_a_constant_bomb_is_refused_when_loaded(tmp_path: Path) -> None:
     _refused_model(tmp_path, _model(nodes, [shape]), "bytes for one value")
 
 
+@pytest.mark.parametrize("mode", ["edge", "reflect", "wrap", "constant"])
+def test_a_bomb_of_pads_is_refused(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "bomb.onnx"
+    model = _two_inputs("Pad", np.asarray([0, 0, 0, 1 << 46], np.int64), mode=mode)
+    path.write_bytes(model.SerializeToString())
+    with _quick(), pytest.raises(FileFormatError, match=r"bomb\.onnx: node 'one'.*at most"):
+        petaflop_onnx.load(path)({"x": np.ones((2, 3), np.float32)})
+
+
 def test_bad_values_name_the_node(tmp_path: Path) -> None:
     node = helper.make_node("Transpose", ["x"], ["y"], name="turn", perm=[0, 7])
     path = tmp_path / "bad.onnx"
@@ -348,7 +357,7 @@ def test_bad_values_name_the_node(tmp_path: Path) -> None:
 def _two_inputs(op: str, second: np.ndarray, **attributes: object) -> onnx.ModelProto:
     """One node on x and a constant."""
     node = helper.make_node(op, ["x", "w"], ["y"], name="one", **attributes)
-    return _model([node], [numpy_helper.from_array(second, "w")])
+    return _model([node], [numpy_helper.from_array(second, "w")], opset=19 if op == "Pad" else 13)
 
 
 _DTYPES: dict[str, tuple[onnx.ModelProto, str]] = {

@@ -13,7 +13,7 @@ from petaflop.cli.stages import Section, graph_text, sections
 from petaflop.config import overrides
 from petaflop.profile import Profile
 
-__all__ = ["configure", "run"]
+__all__ = ["configure", "run", "section_text"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,14 +42,15 @@ def run(options: argparse.Namespace) -> int:
         print(f"wrote {options.html}")
     else:
         for section in found:
-            print(_text(section))
+            print(section_text(section))
         print(table)
     if options.trace is not None:
         profile.save_trace(options.trace)
     return code
 
 
-def _text(section: Section) -> str:
+def section_text(section: Section) -> str:
+    """A section as `petaflop explain` prints it."""
     bar = "=" if section.level == 1 else "-"
     lines = [f"{bar * 4} {section.title} {bar * max(4, 90 - len(section.title))}", section.note, ""]
     for stage in section.stages:

@@ -10,7 +10,7 @@ import numpy as np
 from petaflop import Tensor
 from petaflop.dtype import from_numpy_dtype
 from petaflop_onnx.host import axes_of, normalize_axis, slices_of
-from petaflop_onnx.operators.common import Array, numbers, onnx_dtype, pad_with, shape_of
+from petaflop_onnx.operators.common import Array, numbers, onnx_dtype, pad_with, positions, shape_of
 from petaflop_onnx.table import Call, operator
 
 _SHAPES = (13, 14, 19, 21, 23, 24, 25)
@@ -174,18 +174,18 @@ def _pad_axis(mode: str, x: Tensor, axis: int, before: int, after: int) -> Tenso
     if (before, after) == (0, 0):
         return x
     size = shape_of(x)[axis]
-    places = np.arange(-before, size + after)
+    taken = positions(-before, size + after)
     if mode == "edge":
-        places = places.clip(0, size - 1)
+        taken = taken.clip(0, size - 1)
     elif mode == "wrap":
-        places = places % size
+        taken = taken % size
     elif mode == "reflect":
         period = max(2 * (size - 1), 1)
-        places = places % period
-        places = np.where(places >= size, period - places, places)
+        taken = taken % period
+        taken = np.where(taken >= size, period - taken, taken)
     else:
         raise ValueError(f"mode: expected constant, edge, reflect or wrap, got {mode!r}")
-    return x[(slice(None),) * axis + (Tensor(places.astype(np.int32), device=x.device),)]
+    return x[(slice(None),) * axis + (Tensor(taken.astype(np.int32), device=x.device),)]
 
 
 # ---- blocks ----
