@@ -1,4 +1,4 @@
-"""Whole kernels, from the graph to an object file, for CPUs that this machine is not; and no other program."""
+"""Whole kernels, from graph to object file, for CPUs that this machine is not; and no other program runs."""
 
 from __future__ import annotations
 
