@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import petaflop_onnx
 from petaflop import Tensor
+from petaflop.cli import main
 from petaflop.errors import FileFormatError
 from petaflop_onnx.execute import Constant, Execution, Value
 from petaflop_onnx.graph import build
@@ -154,6 +155,41 @@ def test_flipped_bytes(tmp_path: Path) -> None:
             path.write_bytes(changed)
             with _quick():
                 _load_or_refuse(path)
+
+
+_BAD_FILES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut in the graph": lambda data: data[: len(data) // 2],
+    "cut at the end": lambda data: data[:-3],
+    "random": lambda data: random.Random(3).randbytes(len(data)),
+    "text": lambda data: b"not a model\n" * 20,
+    "an unknown operator": lambda data: data.replace(b"Add", b"Adx"),
+}
+
+
+@pytest.mark.parametrize("case", _BAD_FILES)
+def test_the_command_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    """Exit code 65, one line that names the file, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    Path("bad.onnx").write_bytes(_BAD_FILES[case](_valid().SerializeToString()))
+    np.save("x.npy", np.ones((2, 3), np.float32))
+    before = sorted(tmp_path.iterdir())
+    with _quick():
+        assert main(["run", "bad.onnx", "--input", "x=x.npy", "--output", "out.npz"]) == 65
+    captured = capsys.readouterr()
+    assert captured.err.startswith("petaflop: FileFormatError: bad.onnx: ") and captured.err.count("\n") == 1
+    assert captured.out == "" and sorted(tmp_path.iterdir()) == before
+
+
+def test_the_command_runs_what_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("good.onnx").write_bytes(_valid().SerializeToString())
+    np.save("x.npy", np.ones((2, 3), np.float32))
+    assert main(["run", "good.onnx", "--input", "x=x.npy", "--output", "out.npz"]) == 0
+    with np.load("out.npz") as outputs:
+        np.testing.assert_array_equal(outputs["y"], np.full((2, 3), 2, np.float32))
 
 
 # ---- tensors ----
