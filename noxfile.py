@@ -168,7 +168,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
     """Write the documents that are generated from tables in the code."""
-    provide(session, ["core"], [])
+    provide(session, ["core", "backend-cpu"], [])
     session.run("python", "tools/docs.py", *session.posargs, env={"PYTHONPATH": None})
 
 

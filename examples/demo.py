@@ -27,7 +27,6 @@ from sklearn.datasets import load_digits
 
 from petaflop import Tensor, jit, manual_seed, nn, no_grad, optim
 from petaflop.cli.ceilings import measure_ceilings
-from petaflop.errors import FileFormatError
 from petaflop.profile import profile
 from petaflop.state import get_state_dict, load_state_dict, safe_load, safe_save
 
@@ -85,7 +84,7 @@ def name_files(model: Path, folder: Path) -> Path:
     rows, answers = folder / "bytes.npy", folder / "answers.npz"
     np.save(rows, np.stack([features(path, config) for path in files]))
     words = ["run", str(model), "--input", f"bytes={rows}", "--output", str(answers)]
-    console.print(f"[bold]petaflop {' '.join(words)}")
+    console.print(f"[bold]petaflop {' '.join(words)}", soft_wrap=True)
     subprocess.run([sys.executable, "-m", "petaflop", *words], check=True, stdout=subprocess.DEVNULL)
     scores = np.load(answers)["target_label"]
     table = Table("file", "bytes", "type", "score")
@@ -208,18 +207,21 @@ def show_kernels(model: Path, rows: Path, step: Any, x: Tensor, y: Tensor) -> No
             call()
         console.print(f"\n[bold]kernels of {title}")
         print(seen.table(ceilings))
-    console.print(f"\nthis machine's ceilings, measured just now by kernels of our own: {ceilings}")
+    console.print(
+        f"\nthis machine's ceilings, measured just now by kernels of our own: {ceilings}", soft_wrap=True
+    )
+    console.print("(a kernel whose data are still in a cache can pass the ceiling of memory)", soft_wrap=True)
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("demo: expected the path of magika's model.onnx; `nox -s demo` downloads it", file=sys.stderr)
-        return 2
-    model = Path(arguments[0])
-    if not model.is_file():
-        raise FileFormatError(
-            f"{model}: expected magika's model.onnx, got nothing; `nox -s demo` downloads it"
+    model = Path(arguments[0]) if len(arguments) == 1 else None
+    if model is None or not model.is_file():
+        got = "nothing" if model is None else f"{str(model)!r}"
+        print(
+            f"demo: expected the path of magika's model.onnx, got {got}; `nox -s demo` downloads it",
+            file=sys.stderr,
         )
+        return 2 if model is None else 65
     with tempfile.TemporaryDirectory(prefix="petaflop-demo-") as folder:
         console.rule("(a) a trained model names the types of files")
         rows = name_files(model, Path(folder))
@@ -231,4 +233,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except subprocess.CalledProcessError as error:  # `petaflop run` has said why
+        sys.exit(error.returncode)

@@ -6,6 +6,7 @@ A subcommand is a module with `configure(parser)` and `run(options) -> int`, imp
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -40,6 +41,8 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the result is the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode shows the rest of the text
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except BaseException as error:
@@ -93,4 +96,6 @@ def _report(error: BaseException) -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """The message without line breaks, and without what a terminal would obey."""
+    text = " ".join(str(error).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

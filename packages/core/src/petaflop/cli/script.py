@@ -52,8 +52,8 @@ def sizes(words: list[str]) -> dict[str, int]:
     found = {}
     for word in words:
         name, _, number = word.partition("=")
-        if not name or not number.isdecimal():
-            raise ArgumentError(f"--size: expected name=number, got {word!r}")
+        if not name or name in found or not (number.isdecimal() and len(number) < 20):
+            raise ArgumentError(f"--size: expected name=number, each name once, got {word[:80]!r}")
         found[name] = int(number)
     return found
 
