@@ -6,6 +6,7 @@ A subcommand is a module with `configure(parser)` and `run(options) -> int`, imp
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -40,6 +41,8 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the result is the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal lacks is no bug
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except BaseException as error:
