@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": "time the kernels of a script or model against what the machine can do",
     "plugins": "list plugins and their states",
     "devices": "list devices",
+    "new": "write the skeleton of a backend or of a quantization scheme",
 }
 
 # The first match counts. By sysexits 65 is bad data, 70 a bug, 71 the system's fault and 74 input or output.
