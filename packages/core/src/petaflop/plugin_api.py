@@ -48,10 +48,13 @@ from petaflop.ir.target import MatrixInstruction, Target
 from petaflop.plugins.hookspecs import API_VERSION, hookimpl
 from petaflop.plugins.importer import ImportedModel, Importer, TensorSpec, check_inputs
 from petaflop.profile import CompileRecord
+from petaflop.render.c import render as render_c
+from petaflop.render.c_dialect import C11, CDialect, CNumber
 from petaflop.render.llvm import render as render_llvm
 
 __all__ = [
     "API_VERSION",
+    "C11",
     "DTYPES",
     "FALSE",
     "OP_SPEC_VERSION",
@@ -61,6 +64,8 @@ __all__ = [
     "ArgumentError",
     "Backend",
     "Block",
+    "CDialect",
+    "CNumber",
     "Capabilities",
     "CompileError",
     "CompileRecord",
@@ -115,6 +120,7 @@ __all__ = [
     "plan",
     "promote",
     "reduction",
+    "render_c",
     "render_llvm",
     "substitute",
     "to_dtype",
