@@ -50,10 +50,13 @@ from petaflop.plugins.hookspecs import API_VERSION, hookimpl
 from petaflop.plugins.importer import ImportedModel, Importer, TensorSpec, check_inputs
 from petaflop.plugins.scheme import Encoder, Packed, Plane, QuantScheme, SchemeFile
 from petaflop.profile import CompileRecord
+from petaflop.render.c import render as render_c
+from petaflop.render.c_dialect import C11, CDialect, CNumber
 from petaflop.render.llvm import render as render_llvm
 
 __all__ = [
     "API_VERSION",
+    "C11",
     "DTYPES",
     "FALSE",
     "OP_SPEC_VERSION",
@@ -63,6 +66,8 @@ __all__ = [
     "ArgumentError",
     "Backend",
     "Block",
+    "CDialect",
+    "CNumber",
     "Capabilities",
     "CompileError",
     "CompileRecord",
@@ -122,6 +127,7 @@ __all__ = [
     "plan",
     "promote",
     "reduction",
+    "render_c",
     "render_llvm",
     "substitute",
     "to_dtype",

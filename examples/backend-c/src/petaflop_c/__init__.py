@@ -1,0 +1,1 @@
+"""A petaflop backend that compiles kernels with the C compiler of the system."""
