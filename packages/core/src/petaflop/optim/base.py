@@ -39,6 +39,8 @@ class Slot:
 class ParamGroup(dict[str, Any]):
     """The parameters that share hyperparameters. Setting `lr` writes it to the device at once."""
 
+    on_device = frozenset(("lr",))  # a captured step goes on with a new rate
+
     def __init__(self, values: Mapping[str, Any]) -> None:
         super().__init__(values)
         tensors: list[Tensor] = self["params"]
