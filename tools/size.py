@@ -20,7 +20,6 @@ LONGER = {
     "packages/backend-cpu/src/petaflop_cpu/runner.py": 340,
     "packages/core/src/petaflop/codegen/nest.py": 360,
     "packages/core/src/petaflop/graph/symbolic.py": 480,
-    "packages/core/src/petaflop/jit.py": 330,
     "packages/core/src/petaflop/render/llvm.py": 440,
     "packages/core/src/petaflop/render/llvm_ops.py": 350,
     "packages/core/src/petaflop/schedule/fuse.py": 310,

@@ -75,7 +75,8 @@ def schedule(
             for block in group.all_blocks:
                 for read in loads_of(block.exprs):
                     used_by.setdefault(read.arg[0], set()).add(number)
-    steps = [_step(number, launch, stages, memory, used_by) for number, launch in enumerate(launches)]
+    bases = {slot.base for slot in memory.slots if slot.base is not None}
+    steps = [_step(number, launch, stages, memory, used_by, bases) for number, launch in enumerate(launches)]
     steps = [step for step in steps if step.kernel.blocks]
     variables = variables_of(v for step in steps for v in step.kernel.variables)
     return Schedule(tuple(memory.slots), tuple(steps), tuple(variables))
@@ -157,6 +158,7 @@ def _overlaps(block: Block, memory: _Memory, name: str) -> bool:
 def _connect(stages: list[Stage], nodes: Sequence[Node], memory: _Memory, allowed: Set[Node]) -> Node | None:
     """Fill in who reads whom and sort; returns an in-place write that cannot be ordered, if there is one."""
     versions = _versions(nodes, memory, allowed)
+    stage_at = {memory.number[name]: number for name, number in memory.stage_of.items()}
     for stage in stages:
         for block in stage.blocks:
             for read in loads_of(block.exprs):
@@ -164,9 +166,7 @@ def _connect(stages: list[Stage], nodes: Sequence[Node], memory: _Memory, allowe
                 producer = memory.stage_of.get(name)
                 alias = memory.slots[memory.number[name]].base
                 if producer is None and alias is not None and not memory.slots[memory.number[name]].given:
-                    producer = next(
-                        (k for n, k in memory.stage_of.items() if memory.number[n] == alias), None
-                    )
+                    producer = stage_at.get(alias)
                     if producer is not None:
                         stage.apart.add(producer)  # under another shape: all of it must be there
                 if producer is not None and producer != stage.number:
@@ -231,6 +231,7 @@ def _step(
     stages: Sequence[Stage],
     memory: _Memory,
     used_by: Mapping[str, set[int]],
+    bases: Set[int],
 ) -> Step:
     """One launch as a kernel: temporaries split off, names made canonical."""
     nests = []
@@ -243,7 +244,7 @@ def _step(
             if memory.slots[memory.number[name]].kept
             or memory.slots[memory.number[name]].base is not None
             or used_by.get(name, set()) - {number}
-            or any(s.base == memory.number[name] for s in memory.slots)
+            or memory.number[name] in bases
         }
         blocks = tuple(b for b in forward_values(group.all_blocks, outside) if not runs_over_nothing(b))
         private, blocks = _make_private(blocks, group, outside, memory)

@@ -39,13 +39,17 @@ class Stage:
 
 @dataclass(slots=True)
 class Group:
-    """A nest in the making: its stages in order, their blocks, and the axes that all of the blocks share."""
+    """A nest in the making: its stages in order, their blocks, and the axes that all of the blocks share.
+
+    `operations` and `arguments`, what its kernel would hold, are kept because every possible partner asks.
+    """
 
     stages: list[int]
     blocks: dict[int, tuple[Block, ...]]
     common: tuple[Expr, ...]
     why: str = ""
     operations: int = 0
+    arguments: frozenset[str] = frozenset()
 
     @property
     def all_blocks(self) -> list[Block]:
@@ -81,7 +85,9 @@ def group_stages(stages: Sequence[Stage]) -> list[Group]:
     for stage in stages:
         shared = _shared_axes(stage.blocks)
         blocks = tuple(_leading(block, shared) for block in stage.blocks)
-        mine = Group([stage.number], {stage.number: blocks}, shared, operations=_expressions(blocks))
+        mine = Group(
+            [stage.number], {stage.number: blocks}, shared, "", _expressions(blocks), _arguments(blocks)
+        )
         group_of[stage.number] = mine
         producers = {id(group_of[n]): group_of[n] for n in stage.reads if n not in stage.apart}
         for producer in sorted(producers.values(), key=lambda g: -max(g.stages)):
@@ -119,7 +125,7 @@ def _join(
         return "it needs all of an earlier result"
     if (
         producer.operations + consumer.operations > _MAX_OPERATIONS
-        or _arguments(producer, consumer) > _MAX_ARGUMENTS
+        or len(producer.arguments | consumer.arguments) > _MAX_ARGUMENTS
     ):
         return "the kernel is full"
     if _would_cycle(producer, consumer, stages, group_of):
@@ -132,17 +138,24 @@ def _join(
     renamed = {p: c for p, c in mapping.items() if c in common and p is not c}
     blocks = {n: tuple(_leading(b.map(renamed), common) for b in producer.blocks[n]) for n in producer.stages}
     blocks |= {n: tuple(_leading(b, common) for b in consumer.blocks[n]) for n in consumer.stages}
-    total = producer.operations + consumer.operations
-    return Group(sorted((*producer.stages, *consumer.stages)), blocks, common, producer.why, total)
+    return Group(
+        sorted((*producer.stages, *consumer.stages)),
+        blocks,
+        common,
+        producer.why,
+        producer.operations + consumer.operations,
+        producer.arguments | consumer.arguments,
+    )
 
 
 def _expressions(blocks: Iterable[Block]) -> int:
     return len(topological(expr for block in blocks for expr in block.exprs))
 
 
-def _arguments(*groups: Group) -> int:
-    names = {load.arg[0] for g in groups for b in g.all_blocks for load in loads_of(b.exprs)}
-    return len(names | {s.buffer for g in groups for b in g.all_blocks for s in b.stores})
+def _arguments(blocks: Sequence[Block]) -> frozenset[str]:
+    """The buffers that blocks read or write."""
+    read = {load.arg[0] for block in blocks for load in loads_of(block.exprs)}
+    return frozenset(read | {store.buffer for block in blocks for store in block.stores})
 
 
 def _would_cycle(
@@ -293,7 +306,7 @@ def _fits(current: Sequence[Group], g: Group) -> bool:
         return False
     return (
         sum(c.operations for c in current) + g.operations <= _MAX_OPERATIONS
-        and _arguments(*current, g) <= _MAX_ARGUMENTS
+        and len(g.arguments.union(*(c.arguments for c in current))) <= _MAX_ARGUMENTS
     )
 
 

@@ -26,6 +26,7 @@ _PASSING = (Op.DETACH, Op.CUSTOM)
 _WEIGHT = {Op.DIV: 5, Op.SQRT: 5, Op.EXP2: 12, Op.LOG2: 12, Op.SIN: 16, Op.GATHER: 4}
 _MAX_OPERATIONS = 160
 _MAX_INPUTS = 24
+_MAX_REPEATED = 1024  # operations that the kernels may hold once more: as many as fill a kernel
 _LAUNCH_BYTES = 32 << 10  # a launch costs about as much as moving this many bytes
 
 
@@ -178,6 +179,8 @@ def _worth_storing(node: Node, inline: _Inline, users: frozenset[Node]) -> str |
     again = (len(users) - 1) * (inline.bytes + weight * points)
     if len(users) > 1 and again > stored * (1 + len(users)) + _LAUNCH_BYTES:
         return f"read by {len(users)} kernels, and cheaper to store than to compute again"
+    if (len(users) - 1) * len(inline.operations) > _MAX_REPEATED and stored <= inline.bytes:
+        return f"read by {len(users)} kernels, too many to hold its operations each"
     repeated = (growth - 1) * points * weight
     if weight >= 4 and inline.bytes >= stored and repeated > 2 * stored + _LAUNCH_BYTES:
         return f"repeated {growth} times where it is read"

@@ -26,6 +26,7 @@ from petaflop.graph.symbolic import Dim, Expr, evaluate
 from petaflop.tensor.convert import host_array, python_dtype
 from petaflop.tensor.fault import fault
 from petaflop.tensor.mode import grad_enabled
+from petaflop.tensor.watch import Watched
 
 __all__ = ["Operand", "TensorBase", "broadcast_shapes", "live_tensors"]
 
@@ -39,15 +40,13 @@ def live_tensors() -> list[TensorBase]:
     return [tensor for reference in references if (tensor := reference()) is not None]
 
 
-class TensorBase:
+class TensorBase(Watched):
     """A node, a device and a gradient; see `Tensor`."""
 
-    __slots__ = ("__weakref__", "_device", "_leaf", "_node", "grad")
+    __slots__ = ("_device", "_leaf")
     __array_priority__ = 1000  # ndarray + Tensor asks the Tensor
-    _node: Node
     _device: str | None
     _leaf: bool
-    grad: Self | None
 
     def __init__(
         self, data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
@@ -72,7 +71,8 @@ class TensorBase:
             self.requires_grad_()
 
     def _set(self, node: Node, device: str | None) -> None:
-        self._node, self._device, self._leaf, self.grad = node, node.device or device, False, None
+        self._begin(node)
+        self._device, self._leaf = node.device or device, False
         _live[id(self)] = self
 
     @classmethod
@@ -179,7 +179,7 @@ class TensorBase:
                 return self
             raise fault(GradientError, "requires_grad_: expected a leaf, got a result; use detach()")
         if not flag and self._leaf:
-            self._node = self._memory_node()
+            self._replace(self._memory_node())
         self._leaf = flag
         return self
 
@@ -225,7 +225,7 @@ class TensorBase:
         copied = object.__new__(type(self))
         copied._set(self._memory_node(), self._device)
         copied._leaf = self._leaf
-        copied.grad = None if self.grad is None else self.grad.__deepcopy__(memo)
+        copied._grad = None if self._grad is None else self._grad.__deepcopy__(memo)
         memo[id(self)] = copied
         return copied
 
@@ -245,7 +245,7 @@ class TensorBase:
             if node.device is None and not node.needs_gradient and not node.is_realized:
                 # memory of its own: what is made of constants is one node wherever it is written down, and
                 # memory on this device must not turn up in a kernel of another
-                tensor._node = graph.own_leaf(node)
+                tensor._replace(graph.own_leaf(node))
                 tensor._node.needs_gradient = tensor._leaf
             if not tensor._node.is_realized:
                 by_device.setdefault(tensor.device, []).append(tensor)
@@ -343,7 +343,8 @@ class TensorBase:
         """`to` in place: a gradient target stays one."""
         with_history = self._leaf
         moved = self.detach().to(*args, device=device, dtype=dtype)
-        self._node, self._device = moved._node, moved._device
+        self._replace(moved._node)
+        self._device = moved._device
         self._leaf = with_history and self.dtype.is_float
         return self
 

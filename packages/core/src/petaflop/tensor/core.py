@@ -83,19 +83,20 @@ class Tensor(Losses, Casts):
                 f"assign: expected a value on {self.device}, got {value.device}; move it with .to()",
             )
         if self._leaf:
-            self._node = graph.assign(self._memory_node(), graph.detach(value), region)
+            self._replace(graph.assign(self._memory_node(), graph.detach(value), region))
         elif region is None and (value.needs_gradient or self._node.needs_gradient):
-            self._node = value if grad_enabled() else graph.detach(value)
+            self._replace(value if grad_enabled() else graph.detach(value))
         else:
             node = graph.assign(self._node, value, region)
-            self._node = node if grad_enabled() else graph.detach(node)
+            self._replace(node if grad_enabled() else graph.detach(node))
         return self
 
     def replace(self, other: TensorBase) -> Self:
         """Become another tensor of this shape and dtype, sharing its value instead of copying it."""
         if other.shape != self.shape or other.dtype is not self.dtype:
             raise fault(ShapeError, f"replace: expected {self._text()}, got {other._text()}")
-        self._node, self._device = graph.detach(other.node) if self._leaf else other.node, other._device
+        self._replace(graph.detach(other.node) if self._leaf else other.node)
+        self._device = other._device
         return self
 
     copy_ = assign

@@ -52,7 +52,7 @@ class Random(LinearAlgebra):
         with _lock:
             _seed[0] = seed % (1 << 64)
             for state in _states.values():  # the tensors stay: captured functions hold them
-                state._node = _state_node(state.device)
+                state._replace(_state_node(state.device))
 
     @classmethod
     def _state(cls, device: str) -> Any:
