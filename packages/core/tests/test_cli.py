@@ -66,20 +66,15 @@ def petaflop_importer(name):
 @pytest.fixture(autouse=True)
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process-wide settings that a command line may change, put back; plugins found anew."""
+    from petaflop.cli import devices, models, plugins
     from petaflop.device import registry
     from petaflop.plugins import manager
 
     monkeypatch.setattr(config, "device", "reference")
     monkeypatch.setattr(registry, "_backends", {})
     fresh = manager.PluginManager()
-    for module in (
-        "petaflop.plugins.manager",
-        "petaflop.cli.models",
-        "petaflop.cli.plugins",
-        "petaflop.cli.devices",
-    ):
-        __import__(module)
-        monkeypatch.setattr(f"{module}.plugin_manager", lambda: fresh)
+    for module in (manager, models, plugins, devices):
+        monkeypatch.setattr(module, "plugin_manager", lambda: fresh)
 
 
 @pytest.fixture
