@@ -85,7 +85,7 @@ class PluginManager:
             raise PluginError(
                 f"{KINDS[kind].noun} {name!r} is provided by {len(packages)} packages: "
                 f"{' and '.join(plugin.source for plugin in packages)}. "
-                f"Choose: PETAFLOP_DISABLE_PLUGINS={packages[-1].package}"
+                f"Choose: PETAFLOP_DISABLE_PLUGINS={','.join(plugin.package for plugin in packages[1:])}"
             )
         raise PluginError(f"{KINDS[kind].noun} {name!r} cannot be used: {worst.why}")
 
@@ -191,7 +191,9 @@ class PluginManager:
             try:
                 plugin = self.load("tool", name)
                 self._ask(plugin, "petaflop_kernel_compiled", record=record)
-            except Exception:  # noqa: BLE001 – an observer must not stop what it observes
+            except _NOT_ITS_FAULT:
+                raise
+            except BaseException:  # noqa: BLE001 – an observer must not stop what it observes
                 _log.exception("tool %r failed on kernel %s", name, record.name)
 
 
