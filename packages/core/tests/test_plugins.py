@@ -13,7 +13,7 @@ from plugin_offers import FORMAT, GOOD, HEAD, Offers, fails, offers, row
 from petaflop.config import config, overrides
 from petaflop.device import registry
 from petaflop.device.backend import Backend
-from petaflop.errors import DeviceError, PluginError
+from petaflop.errors import ArgumentError, DeviceError, PluginError
 from petaflop.plugins import hookspecs
 from petaflop.plugins.manager import PluginManager
 
@@ -205,6 +205,17 @@ def test_unknown_name() -> None:
     fails(manager, "Did you mean 'reference'?", name="refrence")
     fails(manager, "it may be called petaflop-zzz", name="zzz")
     fails(manager, "no plugin provides quantization format 'zzz'", kind="quant", name="zzz")
+
+
+def test_what_is_built_in_hands_nothing_over() -> None:
+    manager = PluginManager()
+    assert manager.load("backend", "reference").package == "petaflop"
+    assert manager.probe("backend", "reference") == []
+    with pytest.raises(PluginError, match="device 'reference' hands nothing over"):
+        manager.get("backend", "reference")
+    assert row(manager, "reference").status == "available"
+    with pytest.raises(ArgumentError, match=r"expected a kind among backend, quant, .*, got 'quants'"):
+        manager.get("quants", "q8_0")
 
 
 def test_metadata_that_cannot_be_read(offers: Offers) -> None:
