@@ -3,9 +3,8 @@ PyTorch or Python raises for the same mistake, so both `except` styles work.
 
 PetaflopError
 ├── ShapeError (RuntimeError)        shapes, axes or sizes that do not fit
-├── DTypeError (RuntimeError)        a dtype an operation cannot take
-├── ArgumentError (ValueError)       any other argument out of range
-│   └── ChoiceError (RuntimeError)   a word that is none of those an operation knows
+├── DTypeError (RuntimeError, TypeError)       a dtype an operation cannot take: PyTorch raises either
+├── ArgumentError (ValueError, RuntimeError)   any other argument out of range: PyTorch raises either
 ├── ArgumentTypeError (TypeError)    an argument of the wrong type
 ├── IndexRangeError (IndexError)     an index or axis out of range
 ├── GradientError (RuntimeError)     no gradient, or a value that backward needs is gone
@@ -21,7 +20,6 @@ PetaflopError
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
-    "ChoiceError",
     "CompileError",
     "DTypeError",
     "DeviceError",
@@ -45,16 +43,12 @@ class ShapeError(PetaflopError, RuntimeError):
     """Shapes, axes or sizes that do not fit together."""
 
 
-class DTypeError(PetaflopError, RuntimeError):
-    """A dtype that an operation cannot take."""
+class DTypeError(PetaflopError, RuntimeError, TypeError):
+    """A dtype that an operation cannot take, or that does not exist."""
 
 
-class ArgumentError(PetaflopError, ValueError):
+class ArgumentError(PetaflopError, ValueError, RuntimeError):
     """An argument whose value an operation cannot take."""
-
-
-class ChoiceError(ArgumentError, RuntimeError):
-    """An argument that is none of the words an operation knows; PyTorch raises RuntimeError for it."""
 
 
 class ArgumentTypeError(PetaflopError, TypeError):

@@ -17,13 +17,19 @@ import numpy as np
 from petaflop import realize as runtime
 from petaflop.device.registry import default_device, get_backend
 from petaflop.dtype import DType, bool_, default_float, default_int, promote, to_dtype
-from petaflop.errors import ArgumentTypeError, DTypeError, GradientError, IndexRangeError, ShapeError
+from petaflop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    GradientError,
+    IndexRangeError,
+    ShapeError,
+)
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, Expr, evaluate
-from petaflop.tensor.convert import host_array, python_dtype
+from petaflop.tensor.convert import check_fits, host_array, python_dtype
 from petaflop.tensor.fault import fault
 from petaflop.tensor.mode import grad_enabled
 
@@ -61,6 +67,8 @@ class TensorBase:
             if device is not None:
                 node = graph.copy(node, device)
         elif isinstance(data, (bool, int, float)):
+            if kind is not None:
+                check_fits("Tensor", data, kind)
             node = graph.const(data, kind or python_dtype(data))
         elif isinstance(data, Expr):
             node = graph.variable(data, kind or default_int)
@@ -279,7 +287,9 @@ class TensorBase:
     def item(self) -> Any:
         """The only element as a Python number; RuntimeError if there is not exactly one."""
         if self.numel() != 1:
-            raise fault(ShapeError, f"item: expected one element, got shape {list(self.shape)}; use tolist()")
+            raise fault(
+                ArgumentError, f"item: expected one element, got shape {list(self.shape)}; use tolist()"
+            )
         return self._host().reshape(()).item()
 
     def __bool__(self) -> bool:
@@ -307,7 +317,7 @@ class TensorBase:
             raise fault(ArgumentTypeError, "len: expected at least one axis, got a scalar")
         return evaluate(self.shape[0])
 
-    # ---- dtype and device ----
+    # ---- dtype ----
 
     def cast(self, dtype: Any) -> Self:
         """The values as another dtype; float to integer truncates and saturates, NaN gives 0."""
@@ -316,32 +326,6 @@ class TensorBase:
     def bitcast(self, dtype: Any) -> Self:
         """The same bits as another dtype; the last axis is scaled when the sizes differ."""
         return self._wrap(graph.bitcast(graph.detach(self.node), to_dtype(dtype)))
-
-    def to(self, *args: Any, device: str | None = None, dtype: Any = None) -> Self:
-        """Another device, another dtype, or both: `to("cpu")`, `to(float16)`, `to("cpu", "half")`,
-        `to(other)`."""
-        for arg in args:
-            if isinstance(arg, TensorBase):
-                device, dtype = arg.device, arg.dtype
-            elif isinstance(arg, str) and not _is_dtype(arg):
-                device = arg
-            elif arg is not None:
-                dtype = arg
-        node = self.node
-        if dtype is not None:
-            node = graph.cast(node, to_dtype(dtype))
-        if device is None:
-            return self._wrap(node)
-        get_backend(device)
-        return self._from_node(graph.copy(node, device), device)
-
-    def to_(self, *args: Any, device: str | None = None, dtype: Any = None) -> Self:
-        """`to` in place: a gradient target stays one."""
-        with_history = self._leaf
-        moved = self.detach().to(*args, device=device, dtype=dtype)
-        self._node, self._device = moved._node, moved._device
-        self._leaf = with_history and self.dtype.is_float
-        return self
 
     # ---- checking arguments ----
 
@@ -408,14 +392,6 @@ class TensorBase:
 
 
 Operand = TensorBase | bool | int | float | Expr | np.ndarray[Any, Any]
-
-
-def _is_dtype(name: str) -> bool:
-    try:
-        to_dtype(name)
-    except DTypeError:
-        return False
-    return True
 
 
 def broadcast_shapes(name: str, tensors: Sequence[TensorBase]) -> tuple[Dim, ...]:

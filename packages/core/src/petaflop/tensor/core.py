@@ -247,8 +247,8 @@ class Tensor(Losses, Casts):
         if self.requires_grad:
             raise fault(GradientError, "dlpack: expected a tensor without gradient; detach() it first")
         array = self._shared()
-        if not array.flags.writeable:
-            array = np.lib.stride_tricks.as_strided(array, writeable=True) if False else array.copy()
+        if options.get("max_version") is None:  # a consumer that knows no read-only memory
+            array = array.copy()
         return array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:

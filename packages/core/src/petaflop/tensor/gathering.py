@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from petaflop.dtype import bool_, int32
-from petaflop.errors import ChoiceError, DTypeError, IndexRangeError, ShapeError
+from petaflop.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.ops import Op
@@ -87,7 +87,7 @@ class Gathering(Indexing):
         """
         folds = {None: None, "add": Op.ADD, "multiply": Op.MUL}
         if reduce not in folds:
-            raise fault(ChoiceError, f"scatter: expected reduce add, multiply or None, got {reduce!r}")
+            raise fault(ArgumentError, f"scatter: expected reduce add, multiply or None, got {reduce!r}")
         return self._scattered("scatter", dim, index, src, folds[reduce])
 
     def scatter_add(self, dim: int, index: Any, src: Any) -> Self:
@@ -124,7 +124,7 @@ class Gathering(Indexing):
         """`scatter` that folds by "sum", "prod", "mean", "amax" or "amin", with or without what was there."""
         known = ("sum", "prod", "mean", "amax", "amin")
         if reduce not in known:
-            raise fault(ChoiceError, f"scatter_reduce: expected one of {', '.join(known)}, got {reduce!r}")
+            raise fault(ArgumentError, f"scatter_reduce: expected one of {', '.join(known)}, got {reduce!r}")
         if reduce == "amin":
             return (
                 self._mirrored().scatter_reduce(dim, index, src._mirrored(), "amax", include_self)._mirrored()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from petaflop.dtype import int32
-from petaflop.errors import ArgumentTypeError, ChoiceError, ShapeError
+from petaflop.errors import ArgumentError, ArgumentTypeError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.node import Node
@@ -115,7 +115,7 @@ class Joining(Movement):
     def meshgrid(self, *others: Any, indexing: str = "ij") -> tuple[Self, ...]:
         """One tensor per vector, with an axis for each of them; "ij" or "xy" order."""
         if indexing not in ("ij", "xy"):
-            raise fault(ChoiceError, f"meshgrid: expected indexing ij or xy, got {indexing!r}")
+            raise fault(ArgumentError, f"meshgrid: expected indexing ij or xy, got {indexing!r}")
         vectors = _tensors("meshgrid", self, others)
         for vector in vectors:
             if vector.ndim > 1:
@@ -213,7 +213,9 @@ class Joining(Movement):
             return self._pad_constant(widths, value)
         pick = {"reflect": _reflect, "replicate": _replicate, "circular": _circular}.get(mode)
         if pick is None:
-            raise fault(ChoiceError, f"pad: expected constant, reflect, replicate or circular, got {mode!r}")
+            raise fault(
+                ArgumentError, f"pad: expected constant, reflect, replicate or circular, got {mode!r}"
+            )
         crop = [(min(before, 0), min(after, 0)) for before, after in widths]
         # as in PyTorch, what has been cut off is still reflected, but no longer wraps around
         result = self._pad_constant(crop) if mode == "circular" else self
