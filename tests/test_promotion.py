@@ -1,7 +1,7 @@
 """The dtype of a result: every pair of dtypes, tensors with axes, scalar tensors and numbers, against torch.
 
-What differs, and is documented: Python integers are int32 (torch: int64), and an unsigned with a signed integer
-has a common type where torch refuses one.
+What differs, and is documented: Python integers are int32 (torch: int64), and an unsigned with a signed
+integer has a common type where torch refuses one.
 """
 
 from __future__ import annotations

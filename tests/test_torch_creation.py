@@ -363,6 +363,24 @@ def test_gradients_flow_through_devices() -> None:
     assert x.grad is not None and x.grad.device == x.device and x.grad.tolist() == [18, 36]
 
 
+def test_equal_values_without_a_device_have_memory_on_each() -> None:
+    """They are one node of the graph: its memory on one device must not be read on another."""
+    makers: list[Any] = [
+        lambda device: Tensor.full((2,), 3.0, device=device),
+        lambda device: Tensor.arange(2, device=device),
+        lambda device: Tensor.arange(1, 5, 2, device=device),
+        lambda device: Tensor.eye(2, device=device),
+        lambda device: Tensor.linspace(0, 1, 2, device=device),
+    ]
+    for make in makers:
+        first, second = make(None), make("reference")
+        values = first.numpy()
+        np.testing.assert_array_equal(first.realize().numpy(), values)
+        assert (second + Tensor([0.0, 0.0], device="reference")).tolist() == values.tolist()
+        assert second.realize().device == "reference"
+        assert (second * Tensor([2.0, 2.0], device="reference")).tolist() == (values * 2).tolist()
+
+
 def test_a_clone_is_independent() -> None:
     t = Tensor([1.0, 2.0, 3.0])
     for copied in (t.clone(), copy.copy(t), copy.deepcopy(t), t.contiguous(), t.detach(), Tensor(t)):

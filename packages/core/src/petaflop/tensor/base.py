@@ -249,9 +249,10 @@ class TensorBase:
         every: list[TensorBase] = [self, *others]
         by_device: dict[str, list[TensorBase]] = {}
         for tensor in every:
-            if tensor._node.op in (Op.CONST, Op.IOTA):  # memory of its own: equal constants are one node
-                tensor._node = graph.own_leaf(tensor._node)
-                tensor._node.needs_gradient = tensor._leaf
+            node = tensor._node
+            if node.device is None and not (node.is_realized or node.needs_gradient):
+                # memory of its own: equal nodes without a device are one node, whatever device they are for
+                tensor._node = graph.own_leaf(node) if tensor._leaf else graph.duplicate(node)
             if not tensor._node.is_realized:
                 by_device.setdefault(tensor.device, []).append(tensor)
         for device, tensors in by_device.items():
@@ -267,8 +268,9 @@ class TensorBase:
             self._node = graph.buffer_leaf(node.memory(), node.dtype, node.shape, self.device)
 
     def _host(self) -> np.ndarray[Any, Any]:
-        if self._node.op not in (Op.CONST, Op.IOTA):
-            self.realize()
+        if self._node.op in (Op.CONST, Op.IOTA):
+            return runtime.to_host(graph.duplicate(self._node))
+        self.realize()
         return runtime.to_host(self._node)
 
     def numpy(self) -> np.ndarray[Any, Any]:
