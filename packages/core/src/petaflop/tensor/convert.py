@@ -11,7 +11,7 @@ from petaflop.dtype import DType, bool_, default_float, default_int, from_numpy_
 from petaflop.errors import ArgumentError, ArgumentTypeError, DTypeError
 from petaflop.tensor.fault import fault
 
-__all__ = ["check_fits", "host_array", "python_dtype"]
+__all__ = ["buffer_of", "check_fits", "host_array", "python_dtype"]
 
 
 def python_dtype(value: bool | float) -> DType:
@@ -64,20 +64,25 @@ def _short(data: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def buffer_of(name: str, data: Any) -> memoryview:
+    """The memory of bytes, bytearray, array.array and whatever else has a buffer."""
+    try:
+        return memoryview(data)
+    except TypeError:
+        wanted = "numbers, lists, arrays or a buffer"
+        raise fault(ArgumentTypeError, f"{name}: expected {wanted}, got {type(data).__name__}") from None
+
+
 def host_array(data: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
     """`data` as an array of native byte order whose dtype petaflop has; cast to `dtype` if one is given."""
-    if isinstance(data, (np.ndarray, np.generic)):
+    if hasattr(data, "__array__"):
         array = np.asarray(data)
-    elif isinstance(data, (bytes, bytearray, memoryview)) or hasattr(data, "__array__"):
-        array = np.asarray(memoryview(data) if isinstance(data, (bytes, bytearray)) else data)
     elif isinstance(data, range):
         array = _from_python(list(data))
     elif isinstance(data, (list, tuple, bool, int, float)):
         array = _from_python(data)
     else:
-        raise fault(
-            ArgumentTypeError, f"Tensor: expected numbers, lists or an array, got {type(data).__name__}"
-        )
+        array = np.asarray(buffer_of("Tensor", data))
     if array.size == 0 and isinstance(data, (list, tuple)):
         array = array.astype(np.float32)
     if array.dtype.kind in "OSUcmM" or array.dtype.fields:

@@ -16,7 +16,7 @@ from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.tensor.activations import Activations
-from petaflop.tensor.convert import check_fits, python_dtype
+from petaflop.tensor.convert import buffer_of, check_fits, python_dtype
 from petaflop.tensor.fault import fault
 from petaflop.tensor.movement import dims
 
@@ -241,7 +241,7 @@ class Creation(Activations):
         """A one-dimensional tensor over bytes, bytearray, array or memoryview; borrowed when it can be
         written to."""
         kind = default_float if dtype is None else to_dtype(dtype)
-        view_ = memoryview(data).cast("B")
+        view_ = buffer_of("frombuffer", data).cast("B")
         if len(view_) % kind.itemsize:
             raise fault(ArgumentError, f"frombuffer: expected whole {kind} elements, got {len(view_)} bytes")
         return cls.from_numpy(np.frombuffer(view_, kind.numpy), device)
