@@ -1,7 +1,8 @@
 """One line of code run on our Tensor and on torch's: values, shapes, dtypes, gradients and errors compared.
 
 A case is a text such as `"t.cat(u, dim=1)"`. In it `t`, `u` and `v` are the inputs, `lib` is Tensor or
-torch, `F` is Tensor or torch.nn.functional, `long` casts an index to int64 (torch takes no other dtype).
+torch, `F` is Tensor or torch.nn.functional, `long` casts an index to int64 (torch takes no other dtype),
+`kind` is a dtype by name.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ def _run(code: str, library: Any, functional: Any, inputs: list[Any], names: dic
 
 
 def ours(code: str, inputs: list[Any]) -> Any:
-    return _run(code, Tensor, Tensor, inputs, {"long": lambda x: x})
+    return _run(code, Tensor, Tensor, inputs, {"long": lambda x: x, "kind": str})
 
 
 def theirs(code: str, inputs: list[Any]) -> Any:
-    return _run(code, torch, torch.nn.functional, inputs, {"long": lambda x: x.long()})
+    names = {"long": lambda x: x.long(), "kind": lambda name: getattr(torch, name)}
+    return _run(code, torch, torch.nn.functional, inputs, names)
 
 
 def _parts(value: Any) -> list[Any]:
@@ -92,9 +94,9 @@ def agree(
     ]
     if not pairs:
         return
-    weights = [np.cos(np.arange(x.numel())).reshape(x.shape).astype(x.dtype.numpy) for x, _ in pairs]
-    sum((x * Tensor(w)).sum() for (x, _), w in zip(pairs, weights, strict=True)).backward()
-    sum((y * torch.tensor(w)).sum() for (_, y), w in zip(pairs, weights, strict=True)).backward()
+    weights = [np.cos(np.arange(x.numel())).reshape(x.shape).astype("float32") for x, _ in pairs]
+    sum((x * Tensor(w).to(x.dtype)).sum() for (x, _), w in zip(pairs, weights, strict=True)).backward()
+    sum((y * torch.tensor(w).to(y.dtype)).sum() for (_, y), w in zip(pairs, weights, strict=True)).backward()
     for x, y in zip(first, second, strict=True):
         if y.requires_grad:
             assert (x.grad is None) == (y.grad is None), code

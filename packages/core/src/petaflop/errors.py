@@ -3,8 +3,8 @@ PyTorch or Python raises for the same mistake, so both `except` styles work.
 
 PetaflopError
 ├── ShapeError (RuntimeError)        shapes, axes or sizes that do not fit
-├── DTypeError (RuntimeError)        a dtype an operation cannot take
-├── ArgumentError (ValueError, RuntimeError: PyTorch raises either)  any other argument out of range
+├── DTypeError (RuntimeError, TypeError)       a dtype an operation cannot take: PyTorch raises either
+├── ArgumentError (ValueError, RuntimeError)   any other argument out of range: PyTorch raises either
 ├── ArgumentTypeError (TypeError)    an argument of the wrong type
 ├── IndexRangeError (IndexError)     an index or axis out of range
 ├── GradientError (RuntimeError)     no gradient, or a value that backward needs is gone
@@ -43,8 +43,8 @@ class ShapeError(PetaflopError, RuntimeError):
     """Shapes, axes or sizes that do not fit together."""
 
 
-class DTypeError(PetaflopError, RuntimeError):
-    """A dtype that an operation cannot take."""
+class DTypeError(PetaflopError, RuntimeError, TypeError):
+    """A dtype that an operation cannot take, or that does not exist."""
 
 
 class ArgumentError(PetaflopError, ValueError, RuntimeError):

@@ -19,7 +19,7 @@ import numpy as np
 from petaflop import profile
 from petaflop.config import config
 from petaflop.device.backend import Backend
-from petaflop.device.buffer import Buffer
+from petaflop.device.buffer import Buffer, SharedMemory
 from petaflop.device.registry import get_backend
 from petaflop.dtype import from_numpy_dtype
 from petaflop.errors import GradientError, JitError, NumericsError
@@ -352,7 +352,8 @@ def from_host(array: np.ndarray[Any, Any], device: str | None = None, borrow: bo
         array = array.astype(array.dtype.newbyteorder("="))
     data = np.ascontiguousarray(array)
     view = data.reshape(-1).view(np.uint8).data if data.size else memoryview(b"")
-    handle = backend.borrow(view) if borrow and data is array and data.flags.writeable and data.size else None
+    shared = borrow and data is array and data.flags.writeable and data.flags.aligned and data.size
+    handle = backend.borrow(view) if shared else None
     buffer = Buffer(backend, data.nbytes, handle, keep=data if handle is not None else None)
     if handle is None:
         buffer.write(view)
@@ -373,9 +374,7 @@ def to_host(node: Node, share: bool = False) -> np.ndarray[Any, Any]:
     shape = tuple(evaluate(size, buffer.variables) for size in node.shape)
     view = buffer.host_view() if share and buffer.size else None
     if view is not None:
-        result = np.frombuffer(view, node.dtype.numpy).reshape(shape)
-        result.flags.writeable = False
-        return result
+        return SharedMemory(buffer, view).array.view(node.dtype.numpy).reshape(shape)
     result = np.empty(shape, node.dtype.numpy)
     if result.size:
         buffer.read(result.reshape(-1).view(np.uint8).data)

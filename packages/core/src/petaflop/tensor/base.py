@@ -17,13 +17,19 @@ import numpy as np
 from petaflop import realize as runtime
 from petaflop.device.registry import default_device, get_backend
 from petaflop.dtype import DType, bool_, default_float, default_int, promote, to_dtype
-from petaflop.errors import ArgumentTypeError, DTypeError, GradientError, IndexRangeError, ShapeError
+from petaflop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    GradientError,
+    IndexRangeError,
+    ShapeError,
+)
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, Expr, evaluate
-from petaflop.tensor.convert import host_array, python_dtype
+from petaflop.tensor.convert import check_fits, host_array, python_dtype
 from petaflop.tensor.fault import fault
 from petaflop.tensor.mode import grad_enabled
 from petaflop.tensor.watch import Watched
@@ -60,6 +66,8 @@ class TensorBase(Watched):
             if device is not None:
                 node = graph.copy(node, device)
         elif isinstance(data, (bool, int, float)):
+            if kind is not None:
+                check_fits("Tensor", data, kind)
             node = graph.const(data, kind or python_dtype(data))
         elif isinstance(data, Expr):
             node = graph.variable(data, kind or default_int)
@@ -242,11 +250,9 @@ class TensorBase(Watched):
         by_device: dict[str, list[TensorBase]] = {}
         for tensor in every:
             node = tensor._node
-            if node.device is None and not node.needs_gradient and not node.is_realized:
-                # memory of its own: what is made of constants is one node wherever it is written down, and
-                # memory on this device must not turn up in a kernel of another
-                tensor._replace(graph.own_leaf(node))
-                tensor._node.needs_gradient = tensor._leaf
+            if node.device is None and not (node.is_realized or node.needs_gradient):
+                # memory of its own: equal nodes without a device are one node, whatever device they are for
+                tensor._replace(graph.own_leaf(node) if tensor._leaf else graph.duplicate(node))
             if not tensor._node.is_realized:
                 by_device.setdefault(tensor.device, []).append(tensor)
         for device, tensors in by_device.items():
@@ -262,8 +268,8 @@ class TensorBase(Watched):
             self._node = graph.buffer_leaf(node.memory(), node.dtype, node.shape, self.device)
 
     def _host(self) -> np.ndarray[Any, Any]:
-        if self._node.op in (Op.CONST, Op.IOTA):  # stays a constant; its node is everybody's
-            return runtime.to_host(graph.own_leaf(self._node))
+        if self._node.op in (Op.CONST, Op.IOTA):
+            return runtime.to_host(graph.duplicate(self._node))
         self.realize()
         return runtime.to_host(self._node)
 
@@ -283,7 +289,9 @@ class TensorBase(Watched):
     def item(self) -> Any:
         """The only element as a Python number; RuntimeError if there is not exactly one."""
         if self.numel() != 1:
-            raise fault(ShapeError, f"item: expected one element, got shape {list(self.shape)}; use tolist()")
+            raise fault(
+                ArgumentError, f"item: expected one element, got shape {list(self.shape)}; use tolist()"
+            )
         return self._host().reshape(()).item()
 
     def __bool__(self) -> bool:
@@ -311,7 +319,7 @@ class TensorBase(Watched):
             raise fault(ArgumentTypeError, "len: expected at least one axis, got a scalar")
         return evaluate(self.shape[0])
 
-    # ---- dtype and device ----
+    # ---- dtype ----
 
     def cast(self, dtype: Any) -> Self:
         """The values as another dtype; float to integer truncates and saturates, NaN gives 0."""
@@ -320,33 +328,6 @@ class TensorBase(Watched):
     def bitcast(self, dtype: Any) -> Self:
         """The same bits as another dtype; the last axis is scaled when the sizes differ."""
         return self._wrap(graph.bitcast(graph.detach(self.node), to_dtype(dtype)))
-
-    def to(self, *args: Any, device: str | None = None, dtype: Any = None) -> Self:
-        """Another device, another dtype, or both: `to("cpu")`, `to(float16)`, `to("cpu", "half")`,
-        `to(other)`."""
-        for arg in args:
-            if isinstance(arg, TensorBase):
-                device, dtype = arg.device, arg.dtype
-            elif isinstance(arg, str) and not _is_dtype(arg):
-                device = arg
-            elif arg is not None:
-                dtype = arg
-        node = self.node
-        if dtype is not None:
-            node = graph.cast(node, to_dtype(dtype))
-        if device is None:
-            return self._wrap(node)
-        get_backend(device)
-        return self._from_node(graph.copy(node, device), device)
-
-    def to_(self, *args: Any, device: str | None = None, dtype: Any = None) -> Self:
-        """`to` in place: a gradient target stays one."""
-        with_history = self._leaf
-        moved = self.detach().to(*args, device=device, dtype=dtype)
-        self._replace(moved._node)
-        self._device = moved._device
-        self._leaf = with_history and self.dtype.is_float
-        return self
 
     # ---- checking arguments ----
 
@@ -413,14 +394,6 @@ class TensorBase(Watched):
 
 
 Operand = TensorBase | bool | int | float | Expr | np.ndarray[Any, Any]
-
-
-def _is_dtype(name: str) -> bool:
-    try:
-        to_dtype(name)
-    except DTypeError:
-        return False
-    return True
 
 
 def broadcast_shapes(name: str, tensors: Sequence[TensorBase]) -> tuple[Dim, ...]:

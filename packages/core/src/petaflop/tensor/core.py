@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from petaflop import realize as runtime
-from petaflop.errors import ArgumentTypeError, DeviceError, GradientError, ShapeError
+from petaflop.errors import ArgumentError, ArgumentTypeError, DeviceError, GradientError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph.gradient import gradient
 from petaflop.graph.node import Node
@@ -240,7 +240,17 @@ class Tensor(Losses, Casts):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy() if copy or copy is None else self._shared()
-        return array if dtype is None else array.astype(dtype, copy=False)
+        if dtype is None or array.dtype == dtype:
+            return array
+        if copy is False:
+            raise fault(
+                ArgumentError, f"array: expected {array.dtype} without a copy, got copy=False and {dtype}"
+            )
+        return array.astype(dtype)
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """`memoryview(tensor)`, from Python 3.12 on."""
+        return self.data()
 
     def __dlpack__(self, **options: Any) -> Any:
         """The memory as a DLPack capsule, without a copy where the device shares it; an error while it needs
@@ -248,8 +258,8 @@ class Tensor(Losses, Casts):
         if self.requires_grad:
             raise fault(GradientError, "dlpack: expected a tensor without gradient; detach() it first")
         array = self._shared()
-        if not array.flags.writeable:
-            array = np.lib.stride_tricks.as_strided(array, writeable=True) if False else array.copy()
+        if options.get("max_version") is None:  # a consumer that knows no read-only memory
+            array = array.copy()
         return array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:

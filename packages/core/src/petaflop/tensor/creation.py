@@ -16,7 +16,7 @@ from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.tensor.activations import Activations
-from petaflop.tensor.convert import python_dtype
+from petaflop.tensor.convert import buffer_of, check_fits, python_dtype
 from petaflop.tensor.fault import fault
 from petaflop.tensor.movement import dims
 
@@ -29,6 +29,17 @@ def checked_shape(name: str, shape: Any) -> tuple[Any, ...]:
     if any(not isinstance(size, Expr) and size < 0 for size in sizes):
         raise fault(ShapeError, f"{name}: expected sizes >= 0, got {list(sizes)}")
     return sizes
+
+
+def _bounds(name: str, *values: Any) -> list[Any]:
+    """Finite numbers or Variables; NumPy's numbers become Python's."""
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    for value in plain:
+        if not isinstance(value, (int, float, Expr)):
+            raise fault(ArgumentTypeError, f"{name}: expected numbers, got {type(value).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise fault(ArgumentError, f"{name}: expected finite numbers, got {value}")
+    return plain
 
 
 class Creation(Activations):
@@ -59,6 +70,7 @@ class Creation(Activations):
         if not isinstance(fill_value, (bool, int, float)):
             raise fault(ArgumentTypeError, f"full: expected a number, got {type(fill_value).__name__}")
         kind = python_dtype(fill_value) if dtype is None else to_dtype(dtype)
+        check_fits("full", fill_value, kind)
         return cls._made(graph.const(fill_value, kind, sizes), device, requires_grad)
 
     @classmethod
@@ -115,10 +127,13 @@ class Creation(Activations):
         """
         if stop is None:
             start, stop = 0, start
+        start, stop, step = _bounds("arange", start, stop, step)
         if step == 0:
             raise fault(ArgumentError, "arange: expected a step other than 0, got 0")
         whole = not any(isinstance(value, float) for value in (start, stop, step))
-        kind = (default_int if whole else default_float) if dtype is None else to_dtype(dtype)
+        last = max((abs(value) for value in (start, stop, step) if isinstance(value, int)), default=0)
+        wide_int = int64 if whole and last > int32.max else default_int
+        kind = (wide_int if whole else default_float) if dtype is None else to_dtype(dtype)
         size = -((stop - start) // -step) if whole else math.ceil((stop - start) / step)
         if not isinstance(size, Expr):
             if size < 0:
@@ -129,8 +144,7 @@ class Creation(Activations):
         elif size.op is Op.CONST:
             size = int(size.arg)
         # count in integers, multiply in the final precision
-        last = abs(size * step) + abs(start) if whole and isinstance(size, int) else 0
-        counting = int64 if kind.itemsize == 8 or last > int32.max else int32
+        counting = int64 if kind.itemsize == 8 else wide_int
         result = cls._made(graph.iota((size,), 0, counting), device)
         if whole:
             result = (result * step + start).cast(kind)
@@ -150,6 +164,7 @@ class Creation(Activations):
         requires_grad: bool = False,
     ) -> Self:
         """`steps` values from start to end, both included."""
+        dims("linspace", (steps,))
         if steps < 0:
             raise fault(ShapeError, f"linspace: expected steps >= 0, got {steps}")
         kind = default_float if dtype is None else to_dtype(dtype)
@@ -187,7 +202,11 @@ class Creation(Activations):
         if not self.dtype.is_integer:
             raise fault(DTypeError, f"one_hot: expected integers, got {self.dtype}")
         if num_classes == -1:
+            if self.numel() == 0:
+                raise fault(ShapeError, f"one_hot: expected num_classes for no indices, got {self._text()}")
             num_classes = int(self.max().item()) + 1
+        if num_classes < 1:
+            raise fault(ShapeError, f"one_hot: expected num_classes >= 1, got {num_classes}")
         shape = (*self.shape, num_classes)
         classes = self._wrap(graph.iota(shape, self.ndim))
         return self.unsqueeze(-1).eq(classes).cast(int32)
@@ -222,7 +241,7 @@ class Creation(Activations):
         """A one-dimensional tensor over bytes, bytearray, array or memoryview; borrowed when it can be
         written to."""
         kind = default_float if dtype is None else to_dtype(dtype)
-        view_ = memoryview(data).cast("B")
+        view_ = buffer_of("frombuffer", data).cast("B")
         if len(view_) % kind.itemsize:
             raise fault(ArgumentError, f"frombuffer: expected whole {kind} elements, got {len(view_)} bytes")
         return cls.from_numpy(np.frombuffer(view_, kind.numpy), device)

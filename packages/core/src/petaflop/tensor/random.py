@@ -189,7 +189,11 @@ class Random(LinearAlgebra):
         """Uniform in [low, high)."""
         kind = _float("uniform", dtype)
         value = cls._uniform(checked_shape("uniform", shape), kind, device)
-        return cls._drawn(value * (high - low) + low, kind, device, requires_grad)
+        drawn = (value * (high - low) + low).cast(kind)
+        if low < high:  # rounding may reach the bound
+            greatest = np.nextafter(kind.numpy.type(high), kind.numpy.type(low))
+            drawn = drawn.minimum(float(greatest))
+        return cls._drawn(drawn, kind, device, requires_grad)
 
     @classmethod
     def normal(
