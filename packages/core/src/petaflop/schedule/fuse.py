@@ -246,9 +246,11 @@ def _step(
         }
         blocks = tuple(b for b in forward_values(group.all_blocks, outside) if not runs_over_nothing(b))
         private, blocks = _make_private(blocks, group, outside, memory)
-        temporaries += private
-        if blocks:  # else nobody reads what the group computes: an assignment replaced all of it
+        hidden = {t.name for t in private}
+        if any(store.buffer not in hidden for block in blocks for store in block.stores):
+            temporaries += private
             nests.append(blocks)
+        # else nobody reads what the group computes: an assignment replaced it, or its users are empty
     reasons = [stages[max(group.stages)].reason for group in launch]
     why = [group.why for group in launch if group.why]
     reason = reasons[0] if len(launch) == 1 else f"{len(launch)} unrelated results side by side"
