@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch_case import check, normal, refuse
 
-from petaflop.tensor import Tensor
+from petaflop import Tensor, jit
 
 MATRICES: dict[str, Any] = {
     "square": normal(5, 5),
@@ -150,3 +150,15 @@ def test_errors_are_those_of_torch() -> None:
             with pytest.raises(RuntimeError):
                 getattr(torch.linalg, method)(torch.tensor(array))
             refuse(lambda x, m=method: getattr(x, m)(), array, kind=RuntimeError)
+
+
+def test_a_capture_holds_every_step() -> None:
+    @jit
+    def both(x: Tensor) -> Any:
+        return *x.qr(), x.svd()[1]
+
+    for seed in range(3):
+        matrix = normal(2, 2, seed=seed)
+        q, r, s = both(Tensor(matrix))
+        near((q @ r).numpy(), matrix, 1, 1e-6)
+        near(s.numpy(), np.linalg.svd(matrix.astype(np.float64), compute_uv=False), 1, 1e-6)
