@@ -156,11 +156,11 @@ def second_order(
     first = function(*ours)
     second = (theirs or function)(*plain)
     seed = seed_of(second)
-    grads = first.gradient(*ours, gradient=Tensor(seed))
+    grads = first.gradient(*ours, gradient=Tensor(seed, device="reference"))
     wanted = torch.autograd.grad(second, plain, torch.tensor(seed).double(), create_graph=True)
     for x, y in zip(grads, wanted, strict=True):
         np.testing.assert_allclose(x.numpy(), y.detach().numpy(), rtol=1e-9, atol=1e-11)
-    total = sum(((grad * grad).sum() for grad in grads), Tensor(0.0, dtype="float64"))
+    total = sum(((grad * grad).sum() for grad in grads), Tensor(0.0, dtype="float64", device="reference"))
     total.backward()
     sum((grad * grad).sum() for grad in wanted).backward()  # type: ignore[union-attr]
     for x, y in zip(ours, plain, strict=True):

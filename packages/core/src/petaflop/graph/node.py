@@ -114,7 +114,7 @@ def _node(
         found = Node()
         found.op, found.sources, found.arg, found.dtype = op, sources, arg, dtype
         found.shape, found.device, found.buffer, found.version = shape, device, None, 0
-        flows = op is not Op.DETACH and dtype.is_float
+        flows = dtype.is_float and op is not Op.DETACH  # integers and bool have no gradient
         found.needs_gradient = flows and any(source.needs_gradient for source in sources)
         found = _table.setdefault(key, found)
     return found

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from petaflop.graph.ops import Op
-from petaflop.graph.symbolic import TRUE, Expr, Leaf, constant, linear_terms, product, topological
+from petaflop.graph.symbolic import TRUE, Expr, Leaf, constant, linear_terms, product, substitute, topological
 from petaflop.ir.kernel import Block, Store, axes_of, axis_size, loads_of, value
 from petaflop.schedule.materialize import size_hint
 
@@ -379,11 +379,14 @@ def _reads(block: Block, buffer: str, store: Store) -> bool:
 
 def _merge(first: Block, second: Block) -> Block:
     stored = {s.buffer: s for s in first.stores}
-    mapping = {}
-    for load in loads_of(second.exprs):
+    mapping: dict[Expr, Expr] = {}
+    for load in loads_of(
+        second.exprs
+    ):  # the loads below a load come first: whether it is valid may need them
         store = stored.get(load.arg[0])
         if store is not None:
-            mapping[load] = value(Op.WHERE, load.args[0], store.value, _zero(load))
+            (valid,) = substitute((load.args[0],), mapping)
+            mapping[load] = value(Op.WHERE, valid, store.value, _zero(load))
     return replace(first, stores=(*first.stores, *second.map(mapping).stores))
 
 

@@ -16,8 +16,8 @@ from petaflop.graph.gradient import gradient
 from petaflop.graph.node import Node
 from petaflop.tensor.base import TensorBase, _leaves, live_tensors
 from petaflop.tensor.casts import Casts
+from petaflop.tensor.decompose import Decompositions
 from petaflop.tensor.fault import fault
-from petaflop.tensor.losses import Losses
 from petaflop.tensor.mode import grad_enabled
 
 __all__ = ["Tensor", "differentiated"]
@@ -35,7 +35,7 @@ def differentiated() -> list[Tensor]:
     return losses
 
 
-class Tensor(Losses, Casts):
+class Tensor(Decompositions, Casts):
     """An array on a device, computed when a value is asked for.
 
     `Tensor(data, dtype=None, device=None, requires_grad=False)` copies numbers, nested lists, arrays, tensors

@@ -339,6 +339,12 @@ def sqrt(x: Value) -> Value:
     return x.sqrt()
 
 
+@derived(lambda x, y: where(y.eq(0), 0.0, 0.5 / y))
+def root(x: Value) -> Value:
+    """√x of a sum of squares: the gradient at 0 is 0, one of those that a norm has there."""
+    return x.sqrt()
+
+
 @derived(lambda x, y: y * y * y * -0.5)
 def rsqrt(x: Value) -> Value:
     return 1 / x.sqrt()

@@ -1,4 +1,4 @@
-"""Products of matrices and their factorisations: a product is expand, multiply, reduce, and reaches the
+"""Products of matrices and tensors: a product is expand, multiply, reduce, and reaches the
 kernel so."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["LinearAlgebra"]
 
 
 class LinearAlgebra(Creation):
-    """matmul, einsum, qr, svd."""
+    """matmul, einsum, linear and their kin."""
 
     __slots__ = ()
 

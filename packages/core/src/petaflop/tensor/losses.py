@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 from petaflop.dtype import int32
-from petaflop.errors import ArgumentError, DTypeError, ShapeError
+from petaflop.errors import ArgumentError, DTypeError
 from petaflop.graph import node as graph
 from petaflop.tensor.fault import fault
 from petaflop.tensor.nets import Nets
@@ -33,7 +33,7 @@ class Losses(Nets):
         expected = self.shape[:axis] + self.shape[axis + 1 :]
         if target.shape != expected:
             raise fault(
-                ShapeError,
+                ArgumentError,
                 f"{name}: expected a target of {list(expected)} for {self._text()}, got {target._text()}",
             )
         wide = target.detach().cast(int32).unsqueeze(axis)
@@ -105,7 +105,7 @@ class Losses(Nets):
         """Log-probabilities against probabilities; the mean is over the batch."""
         if target.shape != self.shape:
             raise fault(
-                ShapeError, f"cross_entropy: expected probabilities {self._text()}, got {target._text()}"
+                ArgumentError, f"cross_entropy: expected probabilities {self._text()}, got {target._text()}"
             )
         classes = float(self._known_size(axis))
         wanted = target * (1 - smoothing) + smoothing / classes if smoothing else target
@@ -147,5 +147,7 @@ class Losses(Nets):
     def _same(self, name: str, target: Any) -> Any:
         labels = self._lift(target)
         if labels.shape != self.shape:
-            raise fault(ShapeError, f"{name}: expected a target of {list(self.shape)}, got {labels._text()}")
+            raise fault(
+                ArgumentError, f"{name}: expected a target of {list(self.shape)}, got {labels._text()}"
+            )
         return labels if labels.dtype.is_float else labels.cast(self.dtype)

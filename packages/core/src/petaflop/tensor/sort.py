@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+import numpy as np
+
 from petaflop.dtype import float32, int32, uint32
-from petaflop.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
+from petaflop.errors import ArgumentError, DTypeError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.node import Node
@@ -68,14 +70,21 @@ class Sorting(Gathering):
         stages = (size - 1).bit_length()
         full = 1 << stages
         widths = ((0, 0),) * (self.ndim - 1) + ((0, full - size),)
-        keys = view.pad(self.node, widths)
+        keys = graph.realize(view.pad(self.node, widths))
         order = graph.iota(keys.shape, self.ndim - 1)
+        order = graph.realize(order)
+        powers = [self._power_of_two(bit, keys.shape) for bit in range(stages + 1)]
         for stage in range(1, stages + 1):
             for step in range(stage - 1, -1, -1):
-                keys, order = _exchange(keys, order, stage, step, size, descending)
-            # one stage is computed before the next: a chain of all would be one huge kernel
-            keys, order = graph.realize(keys), graph.realize(order)
+                keys, order = _exchange(keys, order, powers[step], powers[stage], size, descending)
+                # stored after each step: what reads two elements that read two elements … grows as fast as 2ⁿ
+                keys, order = graph.realize(keys), graph.realize(order)
         return self._wrap(order)._part(self.ndim - 1, 0, size)
+
+    def _power_of_two(self, bit: int, shape: Any) -> Value:
+        """2^bit as data: so every step of a network is the same kernel."""
+        number = type(self)(np.array(1 << bit, np.int32), device=self.device)
+        return Value(number.expand(shape).node)
 
     def topk(self, k: int, dim: int = -1, largest: bool = True, sorted_: bool = True) -> tuple[Self, Self]:
         """(the k largest, their int32 indices) along an axis, in order; the smallest with `largest=False`."""
@@ -92,7 +101,7 @@ class Sorting(Gathering):
         """(the k-th smallest, its index) along an axis; k counts from 1."""
         axis = self._axis("kthvalue", dim)
         if not 1 <= k <= self.shape[axis]:
-            raise fault(IndexRangeError, f"kthvalue: expected 1 <= k <= {self.shape[axis]}, got {k}")
+            raise fault(ArgumentError, f"kthvalue: expected 1 <= k <= {self.shape[axis]}, got {k}")
         parts = tuple(part._part(axis, k - 1, k) for part in self.sort(dim))
         return (parts[0], parts[1]) if keepdim else (parts[0].squeeze(axis), parts[1].squeeze(axis))
 
@@ -149,21 +158,15 @@ def _ties(a: Value, b: Value) -> Value:
 
 
 def _exchange(
-    keys: Node, order: Node, stage: int, step: int, size: int, descending: bool
+    keys: Node, order: Node, distance: Value, span: Value, size: int, descending: bool
 ) -> tuple[Node, Node]:
-    """One step of the network: each element against its partner 2^step away."""
-    shape = keys.shape
-    full = int(shape[-1])
-    pairs = (*shape[:-1], full >> (step + 1), 2, 1 << step)
-    axis = len(pairs) - 2
-
-    def partner(node: Node) -> Value:
-        return Value(view.reshape(view.flip(view.reshape(node, pairs), (axis,)), shape))
-
-    position = Value(graph.iota(shape, len(shape) - 1))
-    upper = ((position / (1 << step)) & 1).ne(0)
-    falling = ((position / (1 << stage)) & 1).ne(0)
-    mine, mine_order, other, other_order = Value(keys), Value(order), partner(keys), partner(order)
+    """One step of the network: each element against its partner `distance` away, up or down by `span`."""
+    axis = len(keys.shape) - 1
+    position = Value(graph.iota(keys.shape, axis))
+    partner = (position ^ distance).node
+    mine, mine_order = Value(keys), Value(order)
+    other, other_order = Value(graph.gather(keys, partner, axis)), Value(graph.gather(order, partner, axis))
+    upper, falling = (position & distance).ne(0), (position & span).ne(0)
     other_pad, mine_pad = other_order > size - 1, mine_order > size - 1
     known = _comes_before(other, mine, descending) | (_ties(other, mine) & (other_order < mine_order))
     before = where(mine_pad.ne(other_pad), mine_pad, where(mine_pad, other_order < mine_order, known))
