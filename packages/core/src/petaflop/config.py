@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from petaflop.errors import ArgumentError
+
 __all__ = ["VARIABLES", "Config", "Variable", "config", "overrides"]
 
 
@@ -31,6 +33,12 @@ def _flag(text: str) -> bool:
     return text.strip().lower() not in ("", "0", "false", "no", "off")
 
 
+def _check(text: str) -> str:
+    if text not in ("", "nan"):
+        raise ValueError
+    return text
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
@@ -46,11 +54,15 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("PETAFLOP_DEBUG", "debug", int, 0, "1 kernels, 2 timings, 3 loops, 4 source, 5 assembly"),
     Variable("PETAFLOP_FUSE", "fuse", _flag, True, "0 runs one kernel per operation (slow; a check)"),
-    Variable("PETAFLOP_CHECK", "check", str, "", "`nan` stops at the first kernel that makes a NaN"),
+    Variable("PETAFLOP_CHECK", "check", _check, "", "`nan` stops at the first kernel that makes a NaN"),
     Variable("PETAFLOP_VERIFY", "verify", _flag, False, "1 verifies every IR between the stages"),
     Variable("PETAFLOP_CACHE", "cache", _flag, True, "0 turns the disk cache of compiled kernels off"),
     Variable(
-        "PETAFLOP_CACHE_DIR", "cache_dir", Path, None, "folder of the disk cache; default `~/.cache/petaflop`"
+        "PETAFLOP_CACHE_DIR",
+        "cache_dir",
+        Path,
+        None,
+        "folder of the disk cache; default `petaflop` in `$XDG_CACHE_HOME`, else in `~/.cache`",
     ),
     Variable(
         "PETAFLOP_CACHE_MB",
@@ -62,12 +74,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "PETAFLOP_THREADS", "threads", int, 0, "threads of the CPU backend; 0 means one per available core"
     ),
-    Variable(
-        "PETAFLOP_TUNE", "tune", _flag, False, "1 measures plans and keeps the best in the tuning database"
-    ),
     Variable("PETAFLOP_DISABLE_PLUGINS", "disable_plugins", _names, (), "entry or package names, or `*`"),
     Variable("PETAFLOP_TOOLS", "tools", _names, (), "observer plugins (`petaflop.tools.v1`) to load"),
 )
+
+
+_EXPECTED: dict[Callable[[str], Any], str] = {int: "a whole number", _check: "nan or nothing"}
 
 
 class Config:
@@ -82,7 +94,6 @@ class Config:
     cache_dir: Path
     cache_mb: int
     threads: int
-    tune: bool
     disable_plugins: tuple[str, ...]
     tools: tuple[str, ...]
 
@@ -100,8 +111,8 @@ class Config:
         try:
             return variable.parse(text)
         except ValueError:
-            expected = getattr(variable.parse, "__name__", "value").lstrip("_")
-            raise ValueError(f"{variable.name}: expected {expected}, got {text!r}") from None
+            expected = _EXPECTED.get(variable.parse, "a value")
+            raise ArgumentError(f"{variable.name}: expected {expected}, got {text!r}") from None
 
 
 config = Config()

@@ -366,6 +366,8 @@ def from_host(array: np.ndarray[Any, Any], device: str | None = None, borrow: bo
     buffer = Buffer(backend, data.nbytes, handle, keep=data if handle is not None else None)
     if handle is None:
         buffer.write(view)
+    if profile.recorders:
+        profile.record_tensor(id(buffer), f"{dtype}{list(array.shape)}")
     return buffer_leaf(buffer, dtype, array.shape, backend.name)
 
 
