@@ -3,6 +3,7 @@ errors."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,21 @@ def test_a_small_network_learns() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.02
+
+
+def test_a_copy_of_model_and_optimizer_goes_on_by_itself() -> None:
+    def train(model: nn.Linear, optimizer: optim.Adam, turns: int) -> list[float]:
+        for _ in range(turns):
+            optimizer.zero_grad()
+            model(Tensor([[1.0, 2.0]])).square().sum().backward()
+            optimizer.step()
+        return model.weight.flatten().tolist()
+
+    model = nn.Linear(2, 2)
+    optimizer = optim.Adam(model.parameters(), lr=0.1)
+    train(model, optimizer, 2)
+    model_copy, optimizer_copy = copy.deepcopy((model, optimizer))
+    before = model.weight.flatten().tolist()
+    there = train(model_copy, optimizer_copy, 3)
+    assert model.weight.flatten().tolist() == before != there
+    assert train(model, optimizer, 3) == there

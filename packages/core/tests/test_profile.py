@@ -20,6 +20,7 @@ from petaflop.graph import node as graph
 from petaflop.graph.ops import Op
 from petaflop.profile import CompileRecord, Profile, profile
 from petaflop.report import Ceilings, KernelTotal, totals
+from petaflop.tensor import Tensor
 
 
 def squares(count: int = 6) -> graph.Node:
@@ -144,6 +145,16 @@ def test_memory_by_tensor_and_line() -> None:
     assert "test_profile.py" in lines[2] and "12 KB" in lines[2] and "4 KB" in lines[3]
     assert any("float32[1]" in line for line in lines)
     del kept, small
+
+
+def test_memory_of_tensors_by_the_line_that_made_them() -> None:
+    with profile() as p:
+        x = Tensor(np.ones((100, 100), np.float32))  # given
+        y = (x + 1).realize()  # computed
+    rows = [line for line in p.memory_table().splitlines() if "float32[100, 100]" in line]
+    assert p.memory_table().startswith("peak memory 80 KB") and len(rows) == 2
+    assert any("# given" in row for row in rows) and any("# computed" in row for row in rows)
+    del y
 
 
 def test_memory_given_back_that_was_taken_before() -> None:

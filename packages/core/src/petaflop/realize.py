@@ -21,7 +21,7 @@ from petaflop.config import config
 from petaflop.device.backend import Backend
 from petaflop.device.buffer import Buffer, SharedMemory
 from petaflop.device.registry import get_backend
-from petaflop.dtype import from_numpy_dtype
+from petaflop.dtype import DType, from_numpy_dtype
 from petaflop.errors import GradientError, JitError, NumericsError
 from petaflop.graph.node import Node, buffer_leaf, toposort
 from petaflop.graph.ops import Op
@@ -284,17 +284,32 @@ def launch(program: Program, buffers: Sequence[Buffer], values: Sequence[int], b
         _check_nan(program, buffers)
 
 
+def _count_nan(dtype: DType, buffer: Buffer) -> int:
+    data = np.empty(buffer.size // dtype.itemsize, dtype.numpy)
+    buffer.read(data.view(np.uint8).data)
+    return int(np.isnan(data).sum())
+
+
 def _check_nan(program: Program, buffers: Sequence[Buffer]) -> None:
     for argument, buffer in zip(program.kernel.arguments, buffers, strict=True):
         if argument.written and argument.dtype.is_float:
-            data = np.empty(buffer.size // argument.dtype.itemsize, argument.dtype.numpy)
-            buffer.read(data.view(np.uint8).data)
-            count = int(np.isnan(data).sum())
+            count = _count_nan(argument.dtype, buffer)
             if count:
                 raise NumericsError(
                     f"kernel {program.name}: expected no NaN in {argument.name} {list(argument.shape)}, "
-                    f"got {count} of {data.size}; asked for at {profile.user_line()}\n{program.kernel}"
+                    f"got {count} of {buffer.size // argument.dtype.itemsize}{_given_nan(program, buffers)}; "
+                    f"asked for at {profile.user_line()}\n{program.kernel}"
                 )
+
+
+def _given_nan(program: Program, buffers: Sequence[Buffer]) -> str:
+    """Which inputs held NaN before the kernel ran, in words: then it is not the kernel that made it."""
+    held = [
+        argument.name
+        for argument, buffer in zip(program.kernel.arguments, buffers, strict=True)
+        if not argument.written and argument.dtype.is_float and _count_nan(argument.dtype, buffer)
+    ]
+    return f" ({', '.join(held)} held NaN already)" if held else ""
 
 
 def _bound(prepared: Prepared) -> dict[Expr, int]:
@@ -357,6 +372,8 @@ def from_host(array: np.ndarray[Any, Any], device: str | None = None, borrow: bo
     buffer = Buffer(backend, data.nbytes, handle, keep=data if handle is not None else None)
     if handle is None:
         buffer.write(view)
+    if profile.recorders:
+        profile.record_tensor(id(buffer), f"{dtype}{list(array.shape)}")
     return buffer_leaf(buffer, dtype, array.shape, backend.name)
 
 

@@ -6,9 +6,10 @@ replayed step counts on, and a step can be skipped there (mixed precision) witho
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -62,6 +63,9 @@ class ParamGroup(dict[str, Any]):
         self.dtype = float64 if any(tensor.dtype is float64 for tensor in tensors) else float32
         self.rate = Tensor(self._array(self["lr"]), device=tensors[0].device if tensors else None)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParamGroup:
+        return ParamGroup({key: copy.deepcopy(value, memo) for key, value in self.items()})
+
     def _array(self, rate: float) -> np.ndarray[Any, Any]:
         return np.asarray(rate, self.dtype.numpy)
 
@@ -111,6 +115,23 @@ class Optimizer:
         self._step_counts[id(added)] = Tensor(np.zeros((), added.dtype.numpy), device=added.rate.device)
         for tensor in params:  # at once, so that the first step can be captured by `jit`
             self.state[id(tensor)] = self._initial(tensor, working_dtype(tensor.dtype), added)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """An optimizer of copies; copy it together with the model: `deepcopy((model, optimizer))`."""
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        owned = ("param_groups", "state", "_step_counts")
+        for name, value in vars(self).items():
+            if name not in owned:
+                setattr(copied, name, copy.deepcopy(value, memo))
+        copied.param_groups, copied.state, copied._step_counts = [], {}, {}
+        for group in self.param_groups:
+            other = copy.deepcopy(group, memo)
+            copied.param_groups.append(other)
+            copied._step_counts[id(other)] = copy.deepcopy(self._step_counts[id(group)], memo)
+            for old, new in zip(group["params"], other["params"], strict=True):
+                copied.state[id(new)] = copy.deepcopy(self.state[id(old)], memo)
+        return copied
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -27,7 +27,8 @@ from petaflop.ir.kernel import (
 )
 from petaflop.ir.schedule import Schedule, Slot, Step
 from petaflop.schedule.build import build_block, runs_over_nothing
-from petaflop.schedule.group import Group, Stage, forward_values, group_stages, place_side_by_side
+from petaflop.schedule.forward import forward_values
+from petaflop.schedule.group import Group, Stage, group_stages, place_side_by_side
 from petaflop.schedule.materialize import choose_stages, is_kernel
 
 __all__ = ["schedule"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from petaflop.graph.node import Node
+from petaflop.graph.node import Node, read_sources
 from petaflop.graph.ops import VIEWS, Op
 from petaflop.graph.symbolic import Dim, product
 from petaflop.graph.view import is_alias
@@ -69,7 +69,7 @@ def _users(order: Sequence[Node], fixed: Set[Node]) -> dict[Node, frozenset[Node
     for node in reversed(order):
         mine = frozenset((node,)) if node in fixed else users[node]
         if node.buffer is None:
-            for source in node.sources:
+            for source in read_sources(node):
                 before = users[source]
                 users[source] = mine if not before else (before if mine <= before else before | mine)
     return users
@@ -128,7 +128,7 @@ def _consumer_counts(order: Sequence[Node]) -> dict[Node, int]:
     counts = dict.fromkeys(order, 0)
     for node in order:
         if node.buffer is None:
-            for source in set(node.sources):
+            for source in set(read_sources(node)):
                 counts[source] += 1
     return counts
 
@@ -140,14 +140,14 @@ def _edges(order: Sequence[Node], users: Mapping[Node, frozenset[Node]], fixed: 
     for node in order:
         if node.buffer is None:
             parted = node in fixed or node.op in VIEWS
-            edges.update(s for s in node.sources if parted or users[s] != users[node])
+            edges.update(s for s in read_sources(node) if parted or users[s] != users[node])
     return edges
 
 
 def _merge(node: Node, below: dict[Node, _Inline], consumers: dict[Node, int]) -> _Inline:
     """The union over the sources; a source that nobody else reads gives its sets away instead of copying
     them."""
-    sources = list(dict.fromkeys(node.sources))
+    sources = list(dict.fromkeys(read_sources(node)))
     if not sources:
         return _Inline(set(), set())
     first = max(sources, key=lambda s: len(below[s].operations))
