@@ -126,7 +126,8 @@ class Examination:
         if report.when == "call":
             found: list[Any] = [value for name, value in report.user_properties if name == MEASURED]
             self.measured[test] = found
-            self.figures += [value for name, value in report.user_properties if name == PERF]
+            figures: list[Any] = [value for name, value in report.user_properties if name == PERF]
+            self.figures += figures
         if report.failed:
             self.outcomes[test] = "failed"
         elif report.skipped:

@@ -55,7 +55,7 @@ def matmul(a: Node, b: Node, dtype: DType | None = None) -> Node:
 def convolution(x: Node, weight: Node, stride: int, dilation: int, padding: int) -> Node:
     """[n, c, h, w] with [o, c, kh, kw], through two sliding windows."""
     n, c, _, _ = x.shape
-    o, _, kh, kw = weight.shape
+    o, _, kh, kw = map(int, weight.shape)
     padded = view.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     taps = view.window(view.window(padded, 2, kh, stride, dilation), 3, kw, stride, dilation)
     _, _, oh, ow, _, _ = taps.shape

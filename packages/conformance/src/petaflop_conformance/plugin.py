@@ -33,7 +33,7 @@ def _folder(name: str) -> str:
 
 
 SUBJECTS = {
-    "backend": Subject("backend", ("plugin", "render", "core"), _folder("suite")),
+    "backend": Subject("backend", ("plugin", "render", "core", "full", UNGRADED), _folder("suite")),
 }
 LEVELS = tuple(level for subject in SUBJECTS.values() for level in subject.levels)
 SUITE = SUBJECTS["backend"].suite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -38,6 +38,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def profile(request: pytest.FixtureRequest) -> str:
+    """quick, full or soak."""
+    return str(request.config.getoption("petaflop_profile"))
+
+
+@pytest.fixture(scope="session")
+def count(profile: str) -> Callable[[int], int]:
+    """How many random examples to take where `quick` takes so many."""
+    times = {"quick": 1, "full": 5, "soak": 50}[profile]
+    return lambda quick: quick * times
+
+
 @pytest.fixture(params=[True, False], ids=["fused", "unfused"])
 def fusion(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Every test of a file that uses this runs with fusion on, and again with one kernel per operation."""
@@ -70,3 +83,9 @@ def renderer(backend_name: str) -> Any:
     if found.target is None:
         skip_as(NOT_APPLICABLE, "kernels are interpreted, so there is nothing to render")
     return found
+
+
+@pytest.fixture
+def device(backend: Any, backend_name: str) -> str:
+    """The name of the examined backend, which has been opened."""
+    return backend_name
