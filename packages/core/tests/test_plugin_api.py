@@ -48,6 +48,11 @@ def described_class(name: str, thing: type) -> Iterator[str]:
                 field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
             )
             yield f"    {field.name}: {field.type}{' = ...' if optional else ''}"
+    elif not hasattr(thing, "_fields"):
+        for attribute, kind in sorted(inspect.get_annotations(thing).items()):
+            if not attribute.startswith("_"):
+                is_set = attribute in vars(thing) and not inspect.isdatadescriptor(vars(thing)[attribute])
+                yield f"    {attribute}: {kind}{' = ...' if is_set else ''}"
     for field_name in getattr(thing, "_fields", ()):
         kind = thing.__annotations__[field_name]
         kind = getattr(kind, "__forward_arg__", kind)

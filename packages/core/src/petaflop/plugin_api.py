@@ -1,7 +1,8 @@
 """Exactly what a plugin may import from petaflop; these names keep their meaning within one API version.
 
 A backend that interprets reads Kernel, its blocks and `Expr`s; one that renders takes Target, `lower` and a
-renderer, and reads Loops; one that tunes also writes Plans and MatrixInstructions. All else may change.
+renderer, and reads Loops; one that tunes also writes Plans and MatrixInstructions. A format subclasses
+QuantScheme and writes its dequantization with `petaflop.Tensor`. All else may change.
 """
 
 from petaflop.codegen.lower import lower
@@ -47,6 +48,7 @@ from petaflop.ir.plan import Plan
 from petaflop.ir.target import MatrixInstruction, Target
 from petaflop.plugins.hookspecs import API_VERSION, hookimpl
 from petaflop.plugins.importer import ImportedModel, Importer, TensorSpec, check_inputs
+from petaflop.plugins.scheme import Encoder, Packed, Plane, QuantScheme, SchemeFile
 from petaflop.profile import CompileRecord
 from petaflop.render.c import render as render_c
 from petaflop.render.c_dialect import C11, CDialect, CNumber
@@ -77,6 +79,7 @@ __all__ = [
     "DeviceMemoryError",
     "Dim",
     "DiskCache",
+    "Encoder",
     "Expr",
     "FileFormatError",
     "ImportedModel",
@@ -89,11 +92,15 @@ __all__ = [
     "Native",
     "Op",
     "OpSpec",
+    "Packed",
     "PetaflopError",
     "Plan",
+    "Plane",
     "PluginError",
+    "QuantScheme",
     "Reduction",
     "Replay",
+    "SchemeFile",
     "ShapeError",
     "Signature",
     "State",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pluggy
 
@@ -17,6 +17,7 @@ from petaflop.device.backend import Backend, DeviceInfo
 
 if TYPE_CHECKING:
     from petaflop.plugins.importer import Importer
+    from petaflop.plugins.scheme import Encoder, QuantScheme
     from petaflop.profile import CompileRecord
 
 __all__ = ["API_VERSION", "KINDS", "OLDEST_API_VERSION", "Kind", "hookimpl", "hookspec"]
@@ -67,12 +68,12 @@ def petaflop_probe() -> Sequence[DeviceInfo]:  # type: ignore[empty-body]
 
 
 @hookspec(firstresult=True)
-def petaflop_quant_scheme(name: str) -> Any:
+def petaflop_quant_scheme(name: str) -> QuantScheme | None:
     """The quantization format of that name, or None."""
 
 
 @hookspec(firstresult=True)
-def petaflop_encoder(name: str) -> Any:
+def petaflop_encoder(name: str) -> Encoder | None:
     """The encoder of that name, or None."""
 
 
