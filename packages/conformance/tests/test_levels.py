@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from petaflop_conformance.levels import NOT_DECLARED, PASSED, digest, held, id_of, must_pass
-from petaflop_conformance.plugin import LEVELS
+from petaflop_conformance.plugin import LEVELS, SUBJECTS
 
-CORE, PLUGIN = dict.fromkeys(must_pass("core"), PASSED), dict.fromkeys(must_pass("plugin"), PASSED)
 LEVEL_OF = {test: level for level in LEVELS for test in must_pass(level)}
+GRADED = SUBJECTS["backend"].graded
+
+
+def all_passed(*levels: str) -> dict[str, str]:
+    return {test: PASSED for level in levels for test in must_pass(level)}
 
 
 def run(*command: str, where: Path) -> subprocess.CompletedProcess[str]:
@@ -42,27 +46,28 @@ def test_ids_name_no_folder() -> None:
 
 
 def test_held() -> None:
-    assert held({**PLUGIN, **CORE}, LEVEL_OF) == "core"
-    assert held(PLUGIN, LEVEL_OF) == "plugin"
-    assert held(CORE, LEVEL_OF) is None, "a level is held only together with those below it"
+    for count, level in enumerate(GRADED, 1):
+        assert held(all_passed(*GRADED[:count]), LEVEL_OF) == level
+    assert held(all_passed(*GRADED[1:]), LEVEL_OF) is None, "a level is held only together with those below"
     assert held({}, LEVEL_OF) is None
 
 
 @pytest.mark.parametrize("outcome", ["failed", "skipped", None])
 def test_one_test_decides(outcome: str | None) -> None:
-    outcomes = {**PLUGIN, **CORE}
+    outcomes = all_passed(*GRADED)
     test = must_pass("core")[100]
     if outcome is None:
         del outcomes[test]
     else:
         outcomes[test] = outcome
-    assert held(outcomes, LEVEL_OF) == "plugin"
+    assert held(outcomes, LEVEL_OF) == GRADED[GRADED.index("core") - 1]
 
 
 def test_not_declared_does_not_fail_and_an_unlisted_failure_does() -> None:
-    outcomes = {**PLUGIN, **CORE, must_pass("core")[3]: NOT_DECLARED}
-    assert held(outcomes, LEVEL_OF) == "core"
-    assert held({**outcomes, "test_new::test": "failed"}, {**LEVEL_OF, "test_new::test": "core"}) == "plugin"
+    outcomes = {**all_passed(*GRADED), must_pass("core")[3]: NOT_DECLARED}
+    assert held(outcomes, LEVEL_OF) == GRADED[-1]
+    levels = {**LEVEL_OF, "test_new::test": GRADED[-1]}
+    assert held({**outcomes, "test_new::test": "failed"}, levels) == GRADED[-2]
 
 
 def test_digest_is_stable_and_long() -> None:

@@ -273,6 +273,18 @@ def test_an_overlapping_assign_sees_the_old_contents(shifted) -> None:  # type: 
     np.testing.assert_array_equal(to_host(result), expected)
 
 
+@pytest.mark.parametrize("fuse", [True, False])
+def test_what_an_assignment_replaces_altogether_is_not_computed(fuse: bool) -> None:
+    """A scatter whose every element is overwritten, and the reduction that fed it: one kernel is left."""
+    x, y, index = leaf(random(4, 3)), leaf(random(4, 3, seed=1)), leaf(np.zeros((4, 3), np.int32))
+    values = broadcast(reduce(Op.ADD, y, (0,)), (4, 3))
+    scattered = scatter(x, index, values, 0, Op.ADD)
+    result = assign(scattered, y, ((0, 4, 1), (0, 3, 1)))
+    with overrides(fuse=fuse):
+        assert len(made(result, fuse=fuse).steps) == 1
+        np.testing.assert_array_equal(to_host(result), to_host(y))
+
+
 def test_reads_of_the_old_contents_run_before_the_write() -> None:
     target, other = leaf(random(32, 32)), leaf(random(32, 32, seed=1))
     old = to_host(target)

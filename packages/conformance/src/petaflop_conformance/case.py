@@ -34,6 +34,19 @@ class Case:
         self.oracle.add(node, array.copy())
         return node
 
+    @property
+    def inputs(self) -> dict[Node, Array]:
+        """Every leaf with its array."""
+        return self.oracle.inputs
+
+    def leaf_unknown(self, array: Array) -> Node:
+        """A BUFFER that the oracle is not told of; a test that reads it says itself what is right."""
+        return from_host(array, self.device)
+
+    def measure(self, what: str, dtype: str, ratio: float) -> None:
+        """An error over its bound, for the report."""
+        self._record(what, dtype, ratio, 0.0)
+
     def bind(self, variable: Expr, value: int) -> None:
         """Give a Variable a value for what is realized, and expected, from now on."""
         variable.bind(value)

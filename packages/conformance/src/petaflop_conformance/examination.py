@@ -10,14 +10,22 @@ from typing import Any
 
 import pytest
 
+from petaflop.errors import ArgumentError
 from petaflop_conformance import report
-from petaflop_conformance.levels import NOT_DECLARED, held, id_of, must_pass
-from petaflop_conformance.plugin import LEVELS, SUITE
+from petaflop_conformance.levels import NOT_APPLICABLE, NOT_DECLARED, WAIVED, held, id_of, must_pass
+from petaflop_conformance.plugin import LEVELS, SUBJECTS
+from petaflop_conformance.waivers import Waiver, read_waivers, unused
 
-__all__ = ["MEASURED", "Examination", "declared", "level_of"]
+__all__ = ["MEASURED", "PERF", "Examination", "declared", "level_of", "skip_as"]
 
 MEASURED = "petaflop measured"  # name of the user property with [op, dtype, error over bound, ulp]
-_PREFIX = "not declared: "
+PERF = "petaflop perf"  # name of the user property with [what, value, unit]
+_LETTERS = {NOT_DECLARED: "n", NOT_APPLICABLE: "a", WAIVED: "w"}
+
+
+def skip_as(outcome: str, why: str) -> None:
+    """End a test with one of the outcomes that are no failure, and say why."""
+    pytest.skip(f"{outcome}: {why}")
 
 
 def level_of(item: pytest.Item) -> str:
@@ -37,26 +45,54 @@ def declared(capabilities: Any, name: str) -> bool:
     return bool(getattr(capabilities, name))
 
 
-class Examination:
-    """The plugin object of a run with --petaflop-backend."""
+def offline_backend(name: str) -> Any:
+    """What the plugin hands over for a machine without its device; None if it has nothing like it."""
+    from petaflop.plugins.manager import plugin_manager
 
-    def __init__(self, config: pytest.Config) -> None:
+    return plugin_manager().offline("backend", name)
+
+
+def _capabilities(name: str) -> Any:
+    """What is declared, on a machine without the device as well."""
+    from petaflop.device.registry import get_backend
+    from petaflop.errors import DeviceError
+
+    try:
+        return get_backend(name).capabilities
+    except DeviceError:
+        backend = offline_backend(name)
+        if backend is None:
+            raise
+        return backend.capabilities
+
+
+class Examination:
+    """The plugin object of a run that examines a backend, a scheme or an importer."""
+
+    def __init__(self, config: pytest.Config, subject: str, name: str) -> None:
         self.config = config
-        self.name: str = config.getoption("petaflop_backend")
-        self.level: str = config.getoption("petaflop_level")
+        self.subject, self.name = SUBJECTS[subject], name
+        self.level: str = config.getoption("petaflop_level") or self.subject.graded[-1]
+        if self.level not in self.subject.levels:
+            expected = ", ".join(self.subject.levels)
+            raise pytest.UsageError(
+                f"--petaflop-level: expected {expected} for a {subject}, got {self.level}"
+            )
+        self.waivers = _waivers(config)
         self.profile: str = config.getoption("petaflop_profile")
         self.outcomes: dict[str, str] = {}
         self.levels: dict[str, str] = {}
         self.requires: dict[str, list[str]] = {}
         self.seconds: dict[str, float] = {}
         self.measured: dict[str, list[list[Any]]] = {}
+        self.figures: list[list[Any]] = []
         _settings(self.profile)
 
     # ---- selection ----
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        asked = LEVELS[: LEVELS.index(self.level) + 1]
-        ours = {item: level_of(item) for item in items if str(item.path).startswith(SUITE)}
+        asked = self._asked_levels
+        ours = {item: level_of(item) for item in items if str(item.path).startswith(self.subject.suite)}
         items.sort(key=lambda item: LEVELS.index(ours[item]) if item in ours else len(LEVELS))
         beyond = [item for item, level in ours.items() if level not in asked]
         for item, level in ours.items():
@@ -68,12 +104,17 @@ class Examination:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        if names := _required(item):
-            from petaflop.device.registry import get_backend
-
-            capabilities = get_backend(self.name).capabilities
+        names = _required(item)
+        if self.subject.kind == "backend" and names:
+            capabilities = _capabilities(self.name)
             if missing := [name for name in names if not declared(capabilities, name)]:
-                pytest.skip(_PREFIX + ", ".join(missing))
+                skip_as(NOT_DECLARED, ", ".join(missing))
+        test = id_of(item.nodeid)
+        matching = [waiver for waiver in self.waivers if test in self.levels and waiver.matches(test)]
+        for waiver in matching:
+            waiver.tests.append(test)
+        if matching:
+            skip_as(WAIVED, matching[0].reason)
 
     # ---- outcomes ----
 
@@ -85,25 +126,41 @@ class Examination:
         if report.when == "call":
             found: list[Any] = [value for name, value in report.user_properties if name == MEASURED]
             self.measured[test] = found
+            figures: list[Any] = [value for name, value in report.user_properties if name == PERF]
+            self.figures += figures
         if report.failed:
             self.outcomes[test] = "failed"
         elif report.skipped:
-            self.outcomes[test] = NOT_DECLARED if _not_declared(report) else "skipped"
+            self.outcomes[test] = _skipped_as(report) or "skipped"
         elif report.when == "call":
             self.outcomes.setdefault(test, report.outcome)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        if report.skipped and _not_declared(report):
-            return NOT_DECLARED, "n", "NOT DECLARED"
+        if report.skipped and (outcome := _skipped_as(report)):
+            return outcome, _LETTERS[outcome], outcome.upper()
         return None
 
     # ---- verdict ----
 
     @property
+    def _asked_levels(self) -> tuple[str, ...]:
+        return self.subject.levels[: self.subject.levels.index(self.level) + 1]
+
+    @property
     def asked(self) -> list[str]:
         """Every test that the asked level, and those below it, consist of."""
-        levels = LEVELS[: LEVELS.index(self.level) + 1]
-        return [test for level in levels for test in must_pass(level)]
+        return [test for level in self._asked_levels for test in must_pass(level)]
+
+    @property
+    def goal(self) -> str:
+        """The highest graded level that was asked for."""
+        return next(level for level in reversed(self._asked_levels) if level in self.subject.graded)
+
+    @property
+    def unused_waivers(self) -> list[Waiver]:
+        """Waivers of nothing."""
+        listed = [test for level in self.subject.levels for test in must_pass(level)]
+        return unused(self.waivers, self.outcomes, listed)
 
     @property
     def missing(self) -> list[str]:
@@ -113,14 +170,14 @@ class Examination:
     @property
     def held(self) -> str | None:
         """The highest level held, at most the asked one."""
-        return held(self.outcomes, self.levels)
+        return held(self.outcomes, self.levels, self.subject)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         yield
         if session.config.option.collectonly:
             return
-        if session.exitstatus == pytest.ExitCode.OK and self.held != self.level:
+        if session.exitstatus == pytest.ExitCode.OK and (self.held != self.goal or self.unused_waivers):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if path := session.config.getoption("petaflop_report"):
             Path(path).write_text(json.dumps(report.as_json(self), indent=1) + "\n", "utf-8")
@@ -136,9 +193,21 @@ def _required(item: pytest.Item) -> list[str]:
     return list(dict.fromkeys(name for marker in item.iter_markers("requires") for name in marker.args))
 
 
-def _not_declared(report: pytest.TestReport) -> bool:
+def _skipped_as(report: pytest.TestReport) -> str | None:
+    """Which of the outcomes of `skip_as` a report is of."""
     reason: Iterable[Any] = report.longrepr if isinstance(report.longrepr, tuple) else ()
-    return any(_PREFIX in str(part) for part in reason)
+    text = str(next(reversed(tuple(reason)), "")).removeprefix("Skipped: ")
+    return next((outcome for outcome in _LETTERS if text.startswith(f"{outcome}: ")), None)
+
+
+def _waivers(config: pytest.Config) -> list[Waiver]:
+    """Those of --petaflop-waivers, else of pyproject.toml in the folder where pytest was started."""
+    given = config.getoption("petaflop_waivers")
+    path = Path(config.invocation_params.dir) / (given or "pyproject.toml")
+    try:
+        return read_waivers(path) if given or path.exists() else []
+    except ArgumentError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _settings(profile: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from petaflop_conformance.examination import level_of
 from petaflop_conformance.levels import id_of
-from petaflop_conformance.plugin import LEVELS, SUITE
+from petaflop_conformance.plugin import LEVELS, SUBJECTS
 
 __all__ = ["collect", "main"]
 
@@ -29,18 +29,12 @@ class _Collector:
 def collect() -> dict[str, list[str]]:
     """The sorted test ids of each level, as pytest finds them."""
     collector = _Collector()
-    arguments = [
-        "--collect-only",
-        "-qq",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        "/dev/null",
-        "--petaflop-backend=reference",
-    ]
-    code = pytest.main([*arguments, SUITE], plugins=[collector])
-    if code != pytest.ExitCode.OK:
-        raise SystemExit(f"freeze: expected the suite to be collected, got pytest exit code {code}")
+    quiet = ["--collect-only", "-qq", "-p", "no:cacheprovider", "-c", "/dev/null"]
+    for name, subject in SUBJECTS.items():
+        arguments = [*quiet, f"--petaflop-{name}=any", f"--petaflop-level={subject.levels[-1]}"]
+        code = pytest.main([*arguments, subject.suite], plugins=[collector])
+        if code != pytest.ExitCode.OK:
+            raise SystemExit(f"freeze: expected the suites to be collected, got pytest exit code {code}")
     return {level: sorted(ids) for level, ids in collector.found.items()}
 
 

@@ -40,7 +40,7 @@ class Oracle:
 
     def __init__(self, inputs: Mapping[Node, Array], policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
-        self._inputs: dict[Node, Bounded] = {}
+        self.inputs: dict[Node, Array] = {}
         self._done: dict[Node, Bounded] = {}
         for node, array in inputs.items():
             self.add(node, array)
@@ -49,11 +49,13 @@ class Oracle:
         """One more leaf, with its array."""
         with np.errstate(invalid="ignore"):  # a signalling NaN
             number = array if array.dtype.kind in "biu" else array.astype(np.float64)
-        self._inputs[leaf] = self._done[leaf] = exact(number)
+        self.inputs[leaf], self._done[leaf] = array, exact(number)
 
     def forget(self) -> None:
         """Work everything out anew: a Variable has got another value."""
-        self._done = dict(self._inputs)
+        self._done = {}
+        for leaf, array in self.inputs.items():
+            self.add(leaf, array)
 
     def __call__(self, root: Node) -> Bounded:
         with np.errstate(all="ignore"):

@@ -12,7 +12,8 @@ import petaflop_conformance
 from petaflop.dtype import DTYPES
 from petaflop.graph.ops import OP_SPEC_VERSION, Op
 from petaflop_conformance.bounded import Policy
-from petaflop_conformance.levels import NOT_DECLARED, digest
+from petaflop_conformance.levels import NOT_APPLICABLE, NOT_DECLARED, WAIVED, digest
+from petaflop_conformance.plugin import SUBJECTS
 from petaflop_conformance.rules import ulps_of
 
 if TYPE_CHECKING:
@@ -25,13 +26,14 @@ SCHEMA = 1
 
 def as_json(examination: Examination) -> dict[str, Any]:
     """Everything that a reader needs to judge, and to repeat, the run."""
-    backend, package = _backend(examination.name), _package(examination.name)
+    backend, package = _backend(examination), _package(examination)
+    kind = next(name for name, subject in SUBJECTS.items() if subject is examination.subject)
     return {
         "schema": SCHEMA,
-        "suite": {"version": petaflop_conformance.__version__, "must_pass": digest()},
+        "suite": {"version": petaflop_conformance.__version__, "must_pass": digest(examination.subject)},
         "core": petaflop.__version__,
         "op_spec": OP_SPEC_VERSION,
-        "backend": {"name": examination.name, **package},
+        kind: {"name": examination.name, **package},
         "device": _device(backend),
         "system": {
             "os": platform.platform(),
@@ -44,7 +46,12 @@ def as_json(examination: Examination) -> dict[str, Any]:
         "level": {"asked": examination.level, "held": examination.held},
         "complete": not examination.missing,
         "missing": examination.missing,
-        "waivers": [],
+        "waivers": [
+            {"test": waiver.pattern, "reason": waiver.reason, "waived": waiver.tests}
+            for waiver in examination.waivers
+        ],
+        "unused_waivers": [waiver.pattern for waiver in examination.unused_waivers],
+        "perf": [{"what": what, "value": value, "unit": unit} for what, value, unit in examination.figures],
         "worst": {f"{op} {dtype}": list(worst) for (op, dtype), worst in sorted(_worst(examination).items())},
         "tests": [_test(examination, test) for test in sorted(examination.outcomes)],
     }
@@ -63,21 +70,24 @@ def _test(examination: Examination, test: str) -> dict[str, Any]:
     }
 
 
-def _backend(name: str) -> Any:
+def _backend(examination: Examination) -> Any:
     """The backend, or None where it cannot be opened: a level below `core` may be held without a device."""
     from petaflop.device.registry import get_backend
     from petaflop.errors import PetaflopError
 
+    if examination.subject.kind != "backend":
+        return None
     try:
-        return get_backend(name)
+        return get_backend(examination.name)
     except PetaflopError:
         return None
 
 
-def _package(name: str) -> dict[str, Any]:
+def _package(examination: Examination) -> dict[str, Any]:
     from petaflop.plugins.manager import plugin_manager
 
-    rows = [row for row in plugin_manager().plugins() if row.kind == "backend" and row.name == name]
+    asked = (examination.subject.kind, examination.name)
+    rows = [row for row in plugin_manager().plugins() if (row.kind, row.name) == asked]
     if not rows:
         return {"package": None, "version": None, "api": None}
     return {"package": rows[0].package, "version": rows[0].version, "api": rows[0].api}
@@ -115,30 +125,49 @@ def _worst(examination: Examination) -> dict[tuple[str, str], tuple[float, float
 
 def summary(examination: Examination) -> Iterator[str]:
     """The lines that end a run."""
-    package = _package(examination.name)
+    package = _package(examination)
     owner = (
         f"{package['package']} {package['version']} · API v{package['api']}"
         if package["package"]
         else "not installed"
     )
-    backend = _backend(examination.name)
-    target = backend.target.name if backend and backend.target else "no target: kernels are interpreted"
+    backend = _backend(examination)
     yield (
         f"petaflop conformance {petaflop_conformance.__version__} (op spec {OP_SPEC_VERSION})   "
-        f"backend {examination.name} · {owner} · {target if backend else 'no device'}"
+        f"{examination.subject.kind} {examination.name} · {owner}{_where(examination, backend)}"
     )
     if backend:
         yield from _table(examination, backend)
-    count = dict.fromkeys(("passed", "failed", NOT_DECLARED, "skipped"), 0)
-    for outcome in examination.outcomes.values():
-        count[outcome] += 1
+    yield from (f"{what:<44}{value:>12.4g} {unit}" for what, value, unit in examination.figures)
+    for waiver in examination.waivers:
+        if waiver.tests:
+            yield f"waived: {waiver.pattern} ({len(waiver.tests)} tests): {waiver.reason}"
+    for waiver in examination.unused_waivers:
+        yield f"unused waiver: {waiver.pattern}: expected a test that it waives, got none; remove it"
     missing = len(examination.missing)
     yield (
         f"level held: {examination.held or 'none'} (asked: {examination.level}, "
-        f"profile {examination.profile})   {count['passed']} pass · {count['failed']} fail · "
-        f"{count[NOT_DECLARED]} not declared · "
+        f"profile {examination.profile})   {_counts(examination)} · "
         + (f"incomplete: {missing} of {len(examination.asked)} did not run" if missing else "complete")
     )
+
+
+def _where(examination: Examination, backend: Any) -> str:
+    if examination.subject.kind != "backend":
+        return ""
+    if backend is None:
+        return " · no device"
+    return f" · {backend.target.name}" if backend.target else " · no target: kernels are interpreted"
+
+
+def _counts(examination: Examination) -> str:
+    """How many tests ended in which way; what is rare is named where it happened."""
+    count = dict.fromkeys(("passed", "failed", NOT_DECLARED, NOT_APPLICABLE, WAIVED, "skipped"), 0)
+    for outcome in examination.outcomes.values():
+        count[outcome] += 1
+    text = f"{count['passed']} pass · {count['failed']} fail · {count[NOT_DECLARED]} not declared"
+    rare = [f" · {count[outcome]} {outcome}" for outcome in (NOT_APPLICABLE, WAIVED) if count[outcome]]
+    return text + "".join(rare)
 
 
 _COLUMNS = ("float64", "float32", "float16", "bfloat16", "int32", "uint8", "bool")
@@ -174,7 +203,7 @@ def _cell(op: str, dtype: str, worst: tuple[float, float] | None, backend: Any, 
     return f"{ratio:.2g} of bound"
 
 
-def policy_of(backend: Any) -> Policy:
+def policy_of(backend: Any, level: str = "core") -> Policy:
     """What the oracle allows a backend, by what it declares."""
     capabilities = backend.capabilities
-    return Policy("core", capabilities.correctly_rounded_division, capabilities.denormals)
+    return Policy(level, capabilities.correctly_rounded_division, capabilities.denormals)

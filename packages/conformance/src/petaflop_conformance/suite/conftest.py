@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from petaflop.config import overrides
 from petaflop.device.registry import get_backend
-from petaflop.errors import PetaflopError
+from petaflop.errors import DeviceError, PetaflopError
 from petaflop_conformance.case import Case
-from petaflop_conformance.examination import MEASURED
+from petaflop_conformance.examination import MEASURED, level_of, offline_backend, skip_as
+from petaflop_conformance.levels import NOT_APPLICABLE
 from petaflop_conformance.report import policy_of
 
 
@@ -37,6 +38,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def profile(request: pytest.FixtureRequest) -> str:
+    """quick, full or soak."""
+    return str(request.config.getoption("petaflop_profile"))
+
+
+@pytest.fixture(scope="session")
+def count(profile: str) -> Callable[[int], int]:
+    """How many random examples to take where `quick` takes so many."""
+    times = {"quick": 1, "full": 5, "soak": 50}[profile]
+    return lambda quick: quick * times
+
+
 @pytest.fixture(params=[True, False], ids=["fused", "unfused"])
 def fusion(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Every test of a file that uses this runs with fusion on, and again with one kernel per operation."""
@@ -51,4 +65,27 @@ def case(backend: Any, backend_name: str, request: pytest.FixtureRequest) -> Cas
     def record(op: str, dtype: str, ratio: float, ulps: float) -> None:
         request.node.user_properties.append((MEASURED, [op, dtype, ratio, ulps]))
 
-    return Case(backend_name, policy_of(backend), record)
+    level = "full" if level_of(request.node) == "full" else "core"
+    return Case(backend_name, policy_of(backend, level), record)
+
+
+@pytest.fixture(scope="session")
+def renderer(backend_name: str) -> Any:
+    """The backend as something that renders and compiles, with or without its device."""
+    try:
+        found = get_backend(backend_name)
+    except DeviceError as error:
+        found = offline_backend(backend_name)
+        if found is None:
+            skip_as(NOT_APPLICABLE, f"no device, and no petaflop_offline_backend: {error}")
+    except PetaflopError as error:
+        pytest.fail(str(error), pytrace=False)
+    if found.target is None:
+        skip_as(NOT_APPLICABLE, "kernels are interpreted, so there is nothing to render")
+    return found
+
+
+@pytest.fixture
+def device(backend: Any, backend_name: str) -> str:
+    """The name of the examined backend, which has been opened."""
+    return backend_name

@@ -10,30 +10,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petaflop.dtype import DTYPES, DType, float32, int32
+from petaflop.dtype import DTYPES, float32, int32
 from petaflop.graph import view
-from petaflop.graph.node import Node, cast, compute, const, gather, iota, reduce, variable
+from petaflop.graph.node import Node, cast, compute, gather, reduce, variable
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Variable
 from petaflop_conformance.case import Case
 from petaflop_conformance.graphs import Grower
+from petaflop_conformance.layers import (
+    argmax,
+    attention,
+    convolution,
+    layer_norm,
+    matmul,
+    number,
+    softmax,
+    wide,
+)
 from petaflop_conformance.values import ordinary
 
 pytestmark = [pytest.mark.level("core"), pytest.mark.usefixtures("fusion")]
 
 SMALL = ((7,), (33,), (4, 8), (3, 5), (2, 3, 4), (1, 9))
-
-
-def number(value: float, like: Node) -> Node:
-    return const(value, like.dtype, like.shape)
-
-
-def minus(a: Node, b: Node) -> Node:
-    return compute(Op.ADD, a, compute(Op.MUL, b, number(-1.0, b)))
-
-
-def wide(node: Node, like: Node) -> Node:
-    return view.expand(node, like.shape)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int32"])
@@ -51,44 +49,6 @@ def test_random_graph(case: Case, dtype: str, data: Any) -> None:
 
 
 # ---- layers ----
-
-
-def softmax(x: Node, axis: int) -> Node:
-    shifted = minus(x, wide(reduce(Op.MAX, x, (axis,)), x))
-    power = compute(Op.EXP2, compute(Op.MUL, shifted, number(1.4426950408889634, x)))
-    return compute(Op.DIV, power, wide(reduce(Op.ADD, power, (axis,)), x))
-
-
-def layer_norm(x: Node) -> Node:
-    last, share = len(x.shape) - 1, 1.0 / int(x.shape[-1])
-    mean = compute(Op.MUL, (total := reduce(Op.ADD, x, (last,))), number(share, total))
-    centred = minus(x, wide(mean, x))
-    squares = reduce(Op.ADD, compute(Op.MUL, centred, centred), (last,))
-    variance = compute(Op.ADD, compute(Op.MUL, squares, number(share, squares)), number(1e-5, squares))
-    return compute(Op.DIV, centred, wide(compute(Op.SQRT, variance), x))
-
-
-def matmul(a: Node, b: Node, dtype: DType | None = None) -> Node:
-    """[…, m, k] @ [k, n] as a product of two broadcast views, summed over k."""
-    *batch, m, k = a.shape
-    n = b.shape[-1]
-    left = view.expand(view.reshape(a, (*batch, m, k, 1)), (*batch, m, k, n))
-    right = view.expand(view.reshape(b, (*[1] * (len(batch) + 1), k, n)), (*batch, m, k, n))
-    axis = len(batch) + 1
-    return view.reshape(reduce(Op.ADD, compute(Op.MUL, left, right), (axis,), dtype), (*batch, m, n))
-
-
-def convolution(x: Node, weight: Node, stride: int, dilation: int, padding: int) -> Node:
-    """[n, c, h, w] with [o, c, kh, kw], through two sliding windows."""
-    n, c, _, _ = x.shape
-    o, _, kh, kw = weight.shape
-    padded = view.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    taps = view.window(view.window(padded, 2, kh, stride, dilation), 3, kw, stride, dilation)
-    _, _, oh, ow, _, _ = taps.shape
-    full = (n, o, c, oh, ow, kh, kw)
-    seen = view.expand(view.reshape(taps, (n, 1, c, oh, ow, kh, kw)), full)
-    kernel = view.expand(view.reshape(weight, (1, o, c, 1, 1, kh, kw)), full)
-    return view.reshape(reduce(Op.ADD, compute(Op.MUL, seen, kernel), (2, 5, 6)), (n, o, oh, ow))
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (3, 64), (2, 5, 33), (1, 1), (6, 1000)], ids=str)
@@ -160,25 +120,16 @@ def test_pooling(case: Case) -> None:
 
 @pytest.mark.requires("float32", "int32", "bool")
 def test_argmax(case: Case) -> None:
-    """The first position that equals the maximum, made of primitives."""
     values = np.round(ordinary(float32, (6, 31), "argmax"))
     x = case.leaf(values)
-    differs = compute(Op.NE, x, wide(reduce(Op.MAX, x, (1,)), x))
-    backwards = compute(
-        Op.ADD, compute(Op.MUL, iota(x.shape, 1), const(-1, int32, x.shape)), const(31, int32, x.shape)
-    )
-    score = compute(Op.WHERE, differs, const(0, int32, x.shape), backwards)
-    (got,) = case.check(reduce(Op.MAX, score, (1,)))
+    (got,) = case.check(argmax(x))
     assert (31 - got[:, 0] == values.argmax(1)).all()
 
 
 @pytest.mark.requires("float32", "int32", "bool")
 def test_attention_with_a_causal_mask(case: Case) -> None:
     q, k, v = (case.leaf(ordinary(float32, (6, 8), name)) for name in "qkv")
-    scores = matmul(q, view.permute(k, (1, 0)))
-    later = compute(Op.LT, iota(scores.shape, 0), iota(scores.shape, 1))
-    masked = compute(Op.WHERE, later, number(float("-inf"), scores), scores)
-    case.check(matmul(softmax(masked, 1), v))
+    case.check(attention(q, k, v))
 
 
 @pytest.mark.requires("float32")

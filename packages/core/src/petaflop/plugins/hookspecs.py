@@ -62,6 +62,12 @@ def petaflop_backend(name: str) -> Backend | None:
     """The backend of a device name; DeviceError, saying what to install, where the device is missing."""
 
 
+@hookspec(firstresult=True)
+def petaflop_offline_backend(name: str) -> Backend | None:
+    """The backend of a device name on a machine without the device: it renders and compiles, never
+    launches."""
+
+
 @hookspec
 def petaflop_probe() -> Sequence[DeviceInfo]:  # type: ignore[empty-body]
     """The devices that this plugin sees; `petaflop devices` and `--probe` ask, in a process of its own."""

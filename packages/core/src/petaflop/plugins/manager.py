@@ -185,6 +185,11 @@ class PluginManager:
                 raise PluginError(f"petaflop_probe: expected DeviceInfos, got {type(info).__name__}")
         return devices
 
+    def offline(self, kind: str, name: str) -> Any:
+        """The backend that renders and compiles without its device; None where the plugin has none."""
+        plugin = self.load(kind, name)
+        return None if plugin.entry is None else self._ask(plugin, "petaflop_offline_backend", name=name)
+
     def kernel_compiled(self, record: CompileRecord) -> None:
         """Tell the tools named in PETAFLOP_TOOLS; what one of them raises is logged and goes no further."""
         for name in config.tools:

@@ -107,7 +107,7 @@ def _stages(
         else:
             blocked = _connect(stages, nodes, memory, allowed)
             if blocked is None:
-                return _renumber(stages), memory
+                return _renumber(_without_dead(stages, memory)), memory
             allowed.discard(blocked)
 
 
@@ -212,12 +212,25 @@ def _sorted(stages: Sequence[Stage]) -> list[int]:
     return order
 
 
+def _without_dead(stages: Sequence[Stage], memory: _Memory) -> list[Stage]:
+    """The stages whose results are kept or read: an assignment may have replaced all of a value."""
+    live: list[Stage] = []
+    needed: set[int] = set()
+    for stage in reversed(stages):
+        slot = memory.slots[memory.number[stage.name]]
+        if slot.kept or slot.base is not None or memory.number[stage.name] in needed:
+            live.append(stage)
+            names = {read.arg[0] for block in stage.blocks for read in loads_of(block.exprs)}
+            needed.update(number for name in names for number in (memory.number[name], memory.base(name)))
+    return live[::-1]
+
+
 def _renumber(stages: Sequence[Stage]) -> list[Stage]:
     new = {stage.number: position for position, stage in enumerate(stages)}
     for stage in stages:
         stage.number = new[stage.number]
-        stage.reads = {new[n] for n in stage.reads}
-        stage.apart = {new[n] for n in stage.apart}
+        stage.reads = {new[n] for n in stage.reads if n in new}
+        stage.apart = {new[n] for n in stage.apart if n in new}
     return list(stages)
 
 
