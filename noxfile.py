@@ -28,6 +28,16 @@ METADATA = {
 }
 BACKENDS = [name.removeprefix("backend-") for name in PACKAGES if name.startswith("backend-")]
 
+HOLDS = {"minimal": "core"}  # the level of an example that does not hold the highest
+ABSENT = """
+import sys
+from petaflop.device.registry import get_backend
+from petaflop.errors import DeviceError
+try:
+    get_backend(sys.argv[1])
+except DeviceError as error:
+    print(error)
+"""  # prints why a backend has no device on this machine
 SUITES = {"petaflop.backends": "--petaflop-backend", "petaflop.quant": "--petaflop-scheme"}
 ALONE = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}  # their tests need no peer
 
@@ -145,7 +155,9 @@ def backend(session: nox.Session, name: str) -> None:
 @nox.session(requires=["build"])
 def thirdparty(session: nox.Session) -> None:
     """Install the example plugins as an outsider would, run their own tests, and hold them to the suite."""
-    provide(session, ["core", "conformance", *EXAMPLES], TESTS)
+    extras = [METADATA[name]["project"].get("optional-dependencies", {}) for name in EXAMPLES]
+    tests = {need for extra in extras for need in extra.get("test", [])} | set(TESTS)
+    provide(session, ["core", "conformance", *EXAMPLES], sorted(tests))
     for name, folder in EXAMPLES.items():
         session.log(f"tests of {name}, away from the tree")
         with tempfile.TemporaryDirectory(prefix="petaflop-") as copy, session.chdir(copy):
@@ -153,8 +165,19 @@ def thirdparty(session: nox.Session) -> None:
             session.run("pytest", "tests", *session.posargs, env=environment(copy))
         for group, offers in METADATA[name]["project"]["entry-points"].items():
             for offer in offers:
-                session.log(f"conformance of {offer}")
-                test(session, f"{SUITES[group.rpartition('.')[0]]}={offer}")
+                examine(session, group.rpartition(".")[0], offer)
+
+
+def examine(session: nox.Session, group: str, offer: str) -> None:
+    """Hold what an example offers to its level, or to `plugin` where this machine lacks the device."""
+    level = [f"--petaflop-level={HOLDS[offer]}"] if offer in HOLDS else []
+    if group == "petaflop.backends":
+        why = session.run("python", "-c", ABSENT, offer, silent=True, env={"PYTHONPATH": None})
+        if why:
+            session.warn(f"asking {offer} for level plugin only, which needs no device: {why}")
+            level = ["--petaflop-level=plugin"]
+    session.log(f"conformance of {offer}")
+    test(session, f"{SUITES[group]}={offer}", *level)
 
 
 @nox.session(requires=["build"])
