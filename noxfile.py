@@ -7,6 +7,7 @@ Never install our packages by name: until the first release anyone could own the
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -16,14 +17,30 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"  # nox brings it, and its pip knows every index and option
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "core", "backend", "together"]
+nox.options.sessions = ["lint", "core", "backend", "thirdparty", "together"]
 
 ROOT = Path(__file__).parent.resolve()
 DIST = ROOT / "dist"
 os.environ.setdefault("VIRTUALENV_OVERRIDE_APP_DATA", str(ROOT / ".nox" / "virtualenv"))  # not in the home
 PACKAGES = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("packages/*/pyproject.toml"))}
-METADATA = {name: nox.project.load_toml(folder / "pyproject.toml") for name, folder in PACKAGES.items()}
+EXAMPLES = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("examples/*/pyproject.toml"))}
+METADATA = {
+    name: nox.project.load_toml(folder / "pyproject.toml") for name, folder in (PACKAGES | EXAMPLES).items()
+}
 BACKENDS = [name.removeprefix("backend-") for name in PACKAGES if name.startswith("backend-")]
+
+HOLDS = {"minimal": "core"}  # the level of an example that does not hold the highest
+ABSENT = """
+import sys
+from petaflop.device.registry import get_backend
+from petaflop.errors import DeviceError
+try:
+    get_backend(sys.argv[1])
+except DeviceError as error:
+    print(error)
+"""  # prints why a backend has no device on this machine
+SUITES = {"petaflop.backends": "--petaflop-backend", "petaflop.quant": "--petaflop-scheme"}
+ALONE = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}  # their tests need no peer
 
 MAGIKA = "magika==1.0.3"
 PEERS = ["torch==2.13.0", "onnxruntime>=1.20", "scikit-learn>=1.5"]
@@ -33,8 +50,9 @@ LINTERS = ["ruff>=0.14", "mypy>=1.18", "nox>=2024.4.15"]
 
 def requirements() -> list[str]:
     """What our packages need from others."""
-    ours = {table["project"]["name"] for table in METADATA.values()}
-    needs = {need for table in METADATA.values() for need in table["project"]["dependencies"]}
+    tables = [METADATA[name]["project"] for name in PACKAGES]
+    ours = {table["name"] for table in tables}
+    needs = {need for table in tables for need in table["dependencies"]}
     return sorted(need for need in needs if need.split(">")[0] not in ours)
 
 
@@ -95,11 +113,11 @@ def magika_model(session: nox.Session) -> Path:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the wheel of every package into dist/."""
+    """Build the wheel of every package, and of every example that is one, into dist/."""
     session.install("hatchling>=1.27")
     for old in DIST.glob("*.whl"):
         old.unlink()
-    for folder in PACKAGES.values():
+    for folder in (PACKAGES | EXAMPLES).values():
         with session.chdir(folder):
             session.run_install("hatchling", "build", "-t", "wheel", "-d", str(DIST), silent=True)
     session.log("built " + ", ".join(sorted(path.name for path in DIST.glob("*.whl"))))
@@ -111,7 +129,8 @@ def lint(session: nox.Session) -> None:
     session.install(*LINTERS, *TESTS, *requirements())
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("mypy", "noxfile.py", "tools", *[str(folder / "src") for folder in PACKAGES.values()])
+    sources = [str(folder / "src") for folder in (PACKAGES | EXAMPLES).values()]
+    session.run("mypy", "noxfile.py", "tools", *sources)
     session.run("python", "tools/size.py")
 
 
@@ -135,11 +154,65 @@ def backend(session: nox.Session, name: str) -> None:
 
 
 @nox.session(requires=["build"])
+def thirdparty(session: nox.Session) -> None:
+    """Install the example plugins as an outsider would, run their own tests, and hold them to the suite."""
+    extras = [METADATA[name]["project"].get("optional-dependencies", {}) for name in EXAMPLES]
+    tests = {need for extra in extras for need in extra.get("test", [])} | set(TESTS)
+    provide(session, ["core", "conformance", *EXAMPLES], sorted(tests))
+    for name, folder in EXAMPLES.items():
+        session.log(f"tests of {name}, away from the tree")
+        with tempfile.TemporaryDirectory(prefix="petaflop-") as copy, session.chdir(copy):
+            shutil.copytree(folder / "tests", Path(copy) / "tests")
+            session.run("pytest", "tests", *session.posargs, env=environment(copy))
+        for group, offers in METADATA[name]["project"]["entry-points"].items():
+            for offer in offers:
+                examine(session, group.rpartition(".")[0], offer)
+
+
+def examine(session: nox.Session, group: str, offer: str) -> None:
+    """Hold what an example offers to its level, or to `plugin` where this machine lacks the device."""
+    level = [f"--petaflop-level={HOLDS[offer]}"] if offer in HOLDS else []
+    if group == "petaflop.backends":
+        why = session.run("python", "-c", ABSENT, offer, silent=True, env={"PYTHONPATH": None})
+        if why:
+            session.warn(f"asking {offer} for level plugin only, which needs no device: {why}")
+            level = ["--petaflop-level=plugin"]
+    session.log(f"conformance of {offer}")
+    test(session, f"{SUITES[group]}={offer}", *level)
+
+
+@nox.session(requires=["build"])
+def oldest(session: nox.Session) -> None:
+    """Test with the lowest release that each of our requirements allows."""
+    floors = [need.replace(">=", "==") for need in [*requirements(), *TESTS]]
+    provide(session, list(PACKAGES), floors)
+    session.run("python", "-m", "pip", "list", silent=False)
+    alone(session)
+
+
+@nox.session(requires=["build"])
+def newest(session: nox.Session) -> None:
+    """Test with the newest releases, and with the pre-releases of what breaks us most often."""
+    provide(session, list(PACKAGES), TESTS)
+    pip = ("python", "-m", "pip", "install", "--quiet", "--upgrade")
+    session.run_install(*pip, *[need.partition(">")[0] for need in [*requirements(), *TESTS]])
+    session.run_install(*pip, "--pre", "--no-deps", "numpy", "llvmlite")
+    session.run("python", "-m", "pip", "list", silent=False)
+    alone(session)
+
+
+def alone(session: nox.Session) -> None:
+    """Test what needs no peer: each package's own tests, and the CPU backend against the suite."""
+    folders = [folder / "tests" for name, folder in PACKAGES.items() if name in ALONE]
+    unit_tests(session, *folders)
+    test(session, "--petaflop-backend=cpu")
+
+
+@nox.session(requires=["build"])
 def together(session: nox.Session) -> None:
     """Test what crosses packages, with all of them and the heavy peers in one environment."""
     provide(session, list(PACKAGES), TESTS + PEERS)
-    apart = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}
-    folders = [folder / "tests" for name, folder in PACKAGES.items() if name not in apart]
+    folders = [folder / "tests" for name, folder in PACKAGES.items() if name not in ALONE]
     unit_tests(session, *folders, ROOT / "tests", MAGIKA_MODEL=str(magika_model(session)))
 
 
