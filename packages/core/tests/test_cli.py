@@ -499,7 +499,7 @@ def test_explain_gives_the_script_its_exit_code(tmp_path: Path, source: str, cod
     assert call("explain", tmp_path / "script.py") == code
 
 
-@pytest.mark.parametrize("data", [b"def f(:\n", b"\0\0", bytes(range(128, 256))])
+@pytest.mark.parametrize("data", [b"def f(:\n", b"\0\0", bytes(range(128, 256)), b"-" * 100_000 + b"1"])
 def test_explain_refuses_what_is_no_python(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes
 ) -> None:

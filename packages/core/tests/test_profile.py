@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from petaflop import profile as profiling
 from petaflop import realize
 from petaflop.config import overrides
 from petaflop.device.registry import get_backend
+from petaflop.errors import ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph.ops import Op
 from petaflop.profile import CompileRecord, Profile, profile
@@ -234,6 +236,15 @@ def test_user_line_skips_petaflop() -> None:
     inside: dict[str, Callable[[Callable[[], str]], str]] = {"__name__": "petaflop_cpu.backend"}  # type: ignore[dict-item]
     exec(source, inside)
     assert "test_profile.py" in inside["call"](profiling.user_line)
+
+
+def test_an_error_names_the_users_line_and_not_a_plugins() -> None:
+    inside: dict[str, Any] = {"__name__": "petaflop_importer.operators"}
+    exec("def add(a, b): return a + b", inside)
+    with pytest.raises(ShapeError) as caught:
+        inside["add"](Tensor.ones(2), Tensor.ones(3))  # this line
+    (note,) = caught.value.__notes__
+    assert "test_profile.py:" in note and "# this line" in note
 
 
 def test_record_functions_take_any_kernel() -> None:
