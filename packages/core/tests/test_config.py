@@ -46,7 +46,7 @@ def test_a_wrong_value_is_an_error_where_it_is_used(
     (variable,) = (variable for variable in VARIABLES if variable.name == name)
     monkeypatch.setenv(name, text)
     config = Config()
-    with pytest.raises(ArgumentError, match=f"^{name}: expected {expected}, got '{text}'$"):
+    with pytest.raises(ArgumentError, match=f"^{name}: expected {expected}, got '{text}'\n"):
         getattr(config, variable.attribute)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = config.nonsense

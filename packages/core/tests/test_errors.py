@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from petaflop import Tensor, errors, nn, no_grad, optim
-from petaflop.config import Config
 from petaflop.errors import GradientError, NumericsError, PetaflopError
 from petaflop.jit import jit
 from petaflop.profile import profile
@@ -133,18 +132,6 @@ def test_a_replay_is_checked_too() -> None:
     assert function(Tensor([9.0, 4.0])).item() == 10
     with pytest.raises(NumericsError, match=r"sqrt\("):
         function(Tensor([-1.0, 4.0]))
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "expected"),
-    [("CHECK", "inf", "expected nan or nothing"), ("DEBUG", "high", "expected a whole number")],
-)
-def test_a_variable_of_no_meaning(
-    monkeypatch: pytest.MonkeyPatch, name: str, text: str, expected: str
-) -> None:
-    monkeypatch.setenv(f"PETAFLOP_{name}", text)
-    with pytest.raises(ValueError, match=f"PETAFLOP_{name}: {expected}, got '{text}'"):
-        Config()
 
 
 def test_nothing_is_checked_unasked() -> None:
