@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch_pairs import agree, bools, floats, integers, refused
 
+from petaflop import Variable
 from petaflop.errors import GradientError, PetaflopError
 from petaflop.tensor import Tensor, no_grad
 
@@ -461,3 +462,40 @@ def test_nonzero(array: Any) -> None:
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[0])
 def test_refused(case: tuple[Any, ...]) -> None:
     refused(*case)
+
+
+# (on a tensor with a Variable n, on an array with its value)
+SYMBOLIC: list[tuple[str, str]] = [
+    ("t[:n]", "x[:n]"),
+    ("t[n:]", "x[n:]"),
+    ("t[n]", "x[n]"),
+    ("t[1:n, ::-1]", "x[1:n, ::-1]"),
+    ("t[:n].T", "x[:n].T"),
+    ("t[:n].reshape(-1)", "x[:n].reshape(-1)"),
+    ("t[:n].unsqueeze(0).expand(2, n, 3)", "np.stack([x[:n], x[:n]])"),
+    ("t[:n].sum(0)", "x[:n].sum(0)"),
+    ("Tensor.cat([t[:n], t])", "np.concatenate([x[:n], x])"),
+    ("t[:n].pad((0, 0, 0, 6 - n))", "np.pad(x[:n], ((0, 6 - n), (0, 0)))"),
+    ("t[:n][[0, 1]]", "x[:n][[0, 1]]"),
+    ("Tensor.arange(n)", "np.arange(n)"),
+]
+
+
+@pytest.mark.parametrize(("code", "wanted"), SYMBOLIC)
+def test_symbolic_sizes(code: str, wanted: str) -> None:
+    n, x = Variable("n", 1, 5), values((6, 3))
+    for size in (4, 2, 5):
+        n.bind(size)
+        result = eval(code, {"t": Tensor(x), "n": n, "Tensor": Tensor})
+        np.testing.assert_array_equal(result.numpy(), eval(wanted, {"x": x, "n": size, "np": np}))
+
+
+def test_symbolic_writes() -> None:
+    n = Variable("n", 1, 5)
+    for size in (3, 1):
+        x, t = values((6, 3)), Tensor(values((6, 3)))
+        n.bind(size)
+        t[:n] = 0.0
+        t[n] = 7.0
+        x[:size], x[size] = 0, 7
+        np.testing.assert_array_equal(t.numpy(), x)
