@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from plugin_offers import GOOD, Offers, offers
+from plugin_offers import FORMAT, GOOD, HEAD, Offers, fails, offers, row
 
 from petaflop.config import config, overrides
 from petaflop.device import registry
 from petaflop.device.backend import Backend
-from petaflop.errors import DeviceError, PluginError
+from petaflop.errors import ArgumentError, DeviceError, PluginError
 from petaflop.plugins import hookspecs
-from petaflop.plugins.discovery import Plugin
-from petaflop.plugins.manager import STATUSES, PluginManager
+from petaflop.plugins.manager import PluginManager
 
 __all__ = ["offers"]
-
-HEAD = "from petaflop.plugins.hookspecs import hookimpl\n"
-
-
-def row(manager: PluginManager, name: str = "chip", package: str = "") -> Plugin:
-    """The one row of that name (and package)."""
-    rows = [p for p in manager.plugins() if p.name == name and package in ("", p.package)]
-    assert len(rows) == 1, rows
-    assert rows[0].status in STATUSES
-    return rows[0]
-
-
-def fails(
-    manager: PluginManager, *words: str, kind: str = "backend", name: str = "chip"
-) -> BaseException | None:
-    """Using the plugin fails twice with the same one-line message, which has `words`; gives the cause."""
-    messages, causes = set(), set()
-    for _ in range(2):
-        with pytest.raises(PluginError) as caught:
-            manager.get(kind, name)
-        messages.add(str(caught.value))
-        causes.add(caught.value.__cause__)
-    assert len(messages) == 1 and len(causes) == 1
-    message = messages.pop()
-    assert "\n" not in message
-    for word in words:
-        assert word in message, f"{word!r} not in {message!r}"
-    return causes.pop()
 
 
 def test_metadata_only_until_used(offers: Offers) -> None:
@@ -183,6 +152,27 @@ def test_name_offered_twice(offers: Offers) -> None:
     assert row(manager, package="petaflop-chip").status == "conflict"
 
 
+def test_name_offered_three_times(offers: Offers) -> None:
+    for package in ("petaflop-chip", "petaflop-fastchip", "petaflop-quickchip"):
+        offers.add(package)
+    manager = PluginManager()
+    with pytest.raises(PluginError) as caught:
+        manager.get("backend", "chip")
+    words = str(caught.value).rpartition("PETAFLOP_DISABLE_PLUGINS=")[2]
+    with overrides(disable_plugins=tuple(words.split(","))):  # the advice is complete
+        assert manager.get("backend", "chip").name == "chip"
+
+
+def test_hooks_may_leave_out_arguments(offers: Offers) -> None:
+    offers.add(
+        "petaflop-chip",
+        GOOD.format(name="chip").replace(
+            '(name):\n    return Chip() if name == "chip" else None', "():\n    return Chip()"
+        ),
+    )
+    assert PluginManager().get("backend", "chip").name == "chip"
+
+
 def test_built_in_name_offered(offers: Offers) -> None:
     offers.add("petaflop-chip", name="reference")
     manager = PluginManager()
@@ -217,6 +207,17 @@ def test_unknown_name() -> None:
     fails(manager, "no plugin provides quantization format 'zzz'", kind="quant", name="zzz")
 
 
+def test_what_is_built_in_hands_nothing_over() -> None:
+    manager = PluginManager()
+    assert manager.load("backend", "reference").package == "petaflop"
+    assert manager.probe("backend", "reference") == []
+    with pytest.raises(PluginError, match="device 'reference' hands nothing over"):
+        manager.get("backend", "reference")
+    assert row(manager, "reference").status == "available"
+    with pytest.raises(ArgumentError, match=r"expected a kind among backend, quant, .*, got 'quants'"):
+        manager.get("quants", "q8_0")
+
+
 def test_metadata_that_cannot_be_read(offers: Offers) -> None:
     offers.add("petaflop-chip")
     offers.add("petaflop-bad", entries="[petaflop.backends.v1]\nbad = x\nbad = y\nnonsense without equals\n")
@@ -233,12 +234,11 @@ def test_metadata_without_a_name(offers: Offers) -> None:
 
 
 def test_module_shared_by_two_names(offers: Offers) -> None:
-    source = HEAD + "@hookimpl\ndef petaflop_quant_scheme(name): return ('format', name)\n"
     entries = "[petaflop.quant.v1]\nq4_x = petaflop_q_plugin\nq8_x = petaflop_q_plugin\n"
-    offers.add("petaflop-q", source, entries=entries)
+    offers.add("petaflop-q", FORMAT, entries=entries)
     manager = PluginManager()
-    assert manager.get("quant", "q4_x") == ("format", "q4_x")
-    assert manager.get("quant", "q8_x") == ("format", "q8_x")
+    assert manager.get("quant", "q4_x").name == "q4_x"
+    assert manager.get("quant", "q8_x").name == "q8_x"
 
 
 def test_other_plugins_are_not_asked(offers: Offers) -> None:
@@ -255,7 +255,7 @@ def test_other_plugins_are_not_asked(offers: Offers) -> None:
 
 def test_missing_device_is_asked_again(offers: Offers) -> None:
     source = GOOD.format(name="chip").replace(
-        "    return", "    if not found: raise DeviceError('no chip: plug one in')\n    return"
+        "    return Chip()", "    if not found: raise DeviceError('no chip: plug one in')\n    return Chip()"
     )
     offers.add("petaflop-chip", "from petaflop.errors import DeviceError\nfound = []\n" + source)
     manager = PluginManager()
@@ -274,108 +274,16 @@ def test_configure_reaches_late_plugins(offers: Offers) -> None:
     assert sys.modules["petaflop_t_plugin"].seen == [config]
 
 
-def test_threads_import_once(offers: Offers) -> None:
-    source = (
-        "import petaflop_gate as gate\n"
-        "gate.imports.append(1)\n"
-        "gate.entered.set()\n"
-        "assert gate.leave.wait(10)\n"
-    )
-    offers.add("petaflop-chip", source + GOOD.format(name="chip"))
-    gate = SimpleNamespace(imports=[], entered=threading.Event(), leave=threading.Event())
-    sys.modules["petaflop_gate"] = gate  # type: ignore[assignment]
-    manager = PluginManager()
-    results: list[str] = []
-
-    def use_it() -> None:
-        results.append(manager.get("backend", "chip").name)
-
-    threads = [threading.Thread(target=use_it) for _ in range(4)]
-    try:
-        threads[0].start()
-        assert gate.entered.wait(10)
-        for thread in threads[1:]:
-            thread.start()
-            thread.join(0.05)
-            assert thread.is_alive()  # it waits for the import that goes on
-        gate.leave.set()
-        for thread in threads:
-            thread.join(10)
-    finally:
-        gate.leave.set()
-        del sys.modules["petaflop_gate"]
-    assert results == ["chip"] * 4 and gate.imports == [1]
-
-
 def test_observers_cannot_stop_a_compile(offers: Offers, caplog: pytest.LogCaptureFixture) -> None:
     head = HEAD + "seen = []\n@hookimpl\ndef petaflop_kernel_compiled(record): seen.append(record.name)\n"
     offers.add("petaflop-good", head, name="good", group="petaflop.tools.v1")
-    offers.add(
-        "petaflop-bad", head + "    raise RuntimeError('boom')\n", name="bad", group="petaflop.tools.v1"
-    )
+    for name, error in (("bad", "RuntimeError('boom')"), ("worse", "SystemExit('bang')")):
+        offers.add(f"petaflop-{name}", head + f"    raise {error}\n", name=name, group="petaflop.tools.v1")
     manager = PluginManager()
-    with overrides(tools=("bad", "missing", "good")), caplog.at_level(logging.ERROR):
+    with overrides(tools=("bad", "worse", "missing", "good")), caplog.at_level(logging.ERROR):
         manager.kernel_compiled(SimpleNamespace(name="k1"))  # type: ignore[arg-type]
     assert sys.modules["petaflop_good_plugin"].seen == ["k1"]
-    assert "boom" in caplog.text and "missing" in caplog.text
-
-
-# ---- the registry ----
-
-
-def use(manager: PluginManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the registry use `manager`, and forget what it opened before and after."""
-    monkeypatch.setattr("petaflop.plugins.manager.plugin_manager", lambda: manager)
-    monkeypatch.setattr(registry, "_backends", {})
-    monkeypatch.setattr(registry, "_default", {})
-
-
-def test_registry_opens_once(offers: Offers, monkeypatch: pytest.MonkeyPatch) -> None:
-    offers.add("petaflop-chip")
-    use(PluginManager(), monkeypatch)
-    assert registry.get_backend("chip") is registry.get_backend("chip")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (("return Chip()", "return object()"), "expected a Backend, got object"),
-        (('name = "chip"', 'name = "other"'), "expected a backend named 'chip', got 'other'"),
-    ],
-)
-def test_registry_checks_the_backend(
-    offers: Offers, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], words: str
-) -> None:
-    offers.add("petaflop-chip", GOOD.format(name="chip").replace(*change))
-    use(PluginManager(), monkeypatch)
-    for _ in range(2):
-        with pytest.raises(PluginError, match=words):
-            registry.get_backend("chip")
-
-
-def test_default_device(offers: Offers, monkeypatch: pytest.MonkeyPatch) -> None:
-    use(PluginManager(), monkeypatch)
-    with overrides(device="", disable_plugins=("*",)):
-        assert registry.default_device() == "reference"
-    registry.clear()
-    offers.add("petaflop-fakecpu", name="cpu")
-    use(PluginManager(), monkeypatch)
-    with overrides(device=""):
-        assert registry.default_device() == "cpu"
-    with overrides(device="chip"):
-        assert registry.default_device() == "chip"
-
-
-def test_a_registered_backend_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(PluginManager(), monkeypatch)
-    mine = type("Mine", (Backend,), {"name": "mine"})()
-    registry.register(mine)
-    assert registry.get_backend("mine") is mine
-
-
-def test_importing_petaflop_reads_no_metadata() -> None:
-    code = "import sys, petaflop; sys.exit('importlib.metadata' in sys.modules or 'pluggy' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert all(word in caplog.text for word in ("boom", "bang", "missing"))
 
 
 # ---- the API is a promise ----

@@ -6,6 +6,7 @@ A subcommand is a module with `configure(parser)` and `run(options) -> int`, imp
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -22,6 +23,7 @@ COMMANDS = {
     "bench": "time the kernels of a script or model against what the machine can do",
     "plugins": "list plugins and their states",
     "devices": "list devices",
+    "new": "write the skeleton of a backend or of a quantization scheme",
 }
 
 # The first match counts. By sysexits 65 is bad data, 70 a bug, 71 the system's fault and 74 input or output.
@@ -40,6 +42,8 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the result is the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal lacks is no bug
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except BaseException as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from petaflop.cli.probing import Outcome, probe_all
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
         next(answers) if plugin in asked else Outcome(plugin.status, plugin.why) for plugin in plugins
     ]
     rows = [row for plugin, outcome in zip(plugins, outcomes, strict=True) for row in _rows(plugin, outcome)]
+    if default_device() not in {plugin.name for plugin in plugins}:
+        print(f"the default device {default_device()!r} is provided by no plugin", file=sys.stderr)
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0

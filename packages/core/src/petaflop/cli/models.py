@@ -12,7 +12,7 @@ import numpy as np
 from petaflop.cli.files import NpyFile, existing_file
 from petaflop.config import config
 from petaflop.device.registry import default_device, get_backend
-from petaflop.errors import ArgumentError, FileFormatError, PluginError
+from petaflop.errors import ArgumentError, FileFormatError
 from petaflop.plugins.importer import ImportedModel, Importer, TensorSpec, check_inputs
 from petaflop.plugins.manager import plugin_manager
 
@@ -41,11 +41,7 @@ def load_model(path: Path, importer: str, device: str) -> ImportedModel:
 
 
 def _get(name: str) -> Importer:
-    def check(found: object) -> None:
-        if not isinstance(found, Importer):
-            raise PluginError(f"petaflop_importer: expected an Importer, got {type(found).__name__}")
-
-    found = plugin_manager().get("importer", name, check)
+    found = plugin_manager().get("importer", name)
     assert isinstance(found, Importer)
     return found
 

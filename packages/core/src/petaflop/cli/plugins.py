@@ -8,9 +8,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from petaflop.cli.tables import print_table
+from petaflop.cli.tables import print_table, printable
 from petaflop.config import config
-from petaflop.plugins.discovery import Plugin
+from petaflop.errors import PluginError
+from petaflop.plugins.discovery import Plugin, normalized
 from petaflop.plugins.hookspecs import KINDS
 from petaflop.plugins.manager import plugin_manager
 
@@ -66,9 +67,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the list."""
-    rows = [
-        _Row(p, p.status, p.why, p.load_ms) for p in plugin_manager().plugins() if _wanted(p, options.names)
-    ]
+    plugins = plugin_manager().plugins()
+    for name in options.names:
+        if not any(_is_meant(plugin, name) for plugin in plugins):
+            raise PluginError(f"plugins: expected names of plugins or packages, got {name!r}")
+    rows = [_Row(p, p.status, p.why, p.load_ms) for p in plugins if _wanted(p, options.names)]
     if options.probe:
         _probe(rows, options.timeout)
     dead = plugin_manager().dead_words()
@@ -83,7 +86,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _wanted(plugin: Plugin, names: list[str]) -> bool:
-    return not names or plugin.name in names or plugin.package in names
+    return not names or any(_is_meant(plugin, name) for name in names)
+
+
+def _is_meant(plugin: Plugin, name: str) -> bool:
+    return name == plugin.name or normalized(name) == normalized(plugin.package)
 
 
 def _probe(rows: list[_Row], seconds: float) -> None:
@@ -119,6 +126,6 @@ def _print(rows: list[_Row], verbose: bool) -> None:
     if verbose:
         for row in rows:
             if row.traceback:
-                print(f"\n{row.plugin.kind} {row.plugin.name}:\n{row.traceback.rstrip()}")
+                print(printable(f"\n{row.plugin.kind} {row.plugin.name}:\n{row.traceback.rstrip()}"))
     if config.disable_plugins:
         print(f"PETAFLOP_DISABLE_PLUGINS={','.join(config.disable_plugins)}", file=sys.stderr)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from typing import Any
 from petaflop.device.backend import Backend, DeviceInfo
 from petaflop.device.registry import get_backend
 from petaflop.errors import DeviceError, PetaflopError
+from petaflop.plugins.discovery import one_line
 from petaflop.plugins.manager import plugin_manager
 
 __all__ = ["Outcome", "probe", "probe_all"]
@@ -44,26 +46,46 @@ def probe(kind: str, name: str, seconds: float = 30.0) -> Outcome:
     """Load the plugin, and ask a backend for its devices, in a process that may die."""
     with tempfile.TemporaryDirectory(prefix="petaflop-probe-") as folder:
         result = Path(folder) / "result.json"
-        command = [sys.executable, "-P", "-m", "petaflop.cli.probing", kind, name, str(result)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        with (Path(folder) / "output").open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment,
-                start_new_session=True,
-            )
-            _running.add(process)
-            try:
-                code = process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                return Outcome("broken", f"no answer within {seconds:g} s")
-            finally:
-                _running.discard(process)
-                _end(process)
-        return _outcome(code, result, Path(folder) / "output")
+        command = [sys.executable, "-P", "-X", "faulthandler", "-m", "petaflop.cli.probing"]
+        process = subprocess.Popen(
+            [*command, kind, name, str(result)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,
+        )
+        _running.add(process)
+        output = _Tail(process)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return Outcome("broken", f"no answer within {seconds:g} s")
+        finally:
+            _running.discard(process)
+            _end(process)
+        return _outcome(code, result, output)
+
+
+class _Tail(threading.Thread):
+    """The end of what a process prints, however much that is."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(daemon=True)
+        assert process.stdout is not None
+        self._stream = process.stdout
+        self._bytes = b""
+        self.start()
+
+    def run(self) -> None:
+        with self._stream:
+            while part := os.read(self._stream.fileno(), 1 << 16):
+                self._bytes = (self._bytes + part)[-4000:]
+
+    def text(self) -> str:
+        """Waits for the end, but not for a process that has left the group and holds the pipe open."""
+        self.join(1.0)
+        return self._bytes.decode(errors="replace")
 
 
 def probe_all(plugins: Iterable[tuple[str, str]], seconds: float = 30.0) -> list[Outcome]:
@@ -89,12 +111,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _outcome(code: int, result: Path, output: Path) -> Outcome:
+def _outcome(code: int, result: Path, output: _Tail) -> Outcome:
     if code == 0 and result.exists():
         return Outcome(**json.loads(result.read_text()))
-    tail = output.read_bytes()[-4000:].decode(errors="replace")
     why = f"crashed (signal {-code})" if code < 0 else f"ended with exit code {code}"
-    return Outcome("broken", why, traceback=tail)
+    return Outcome("broken", why, traceback=output.text())
 
 
 # ---- in the child ----
@@ -105,21 +126,20 @@ def _try(kind: str, name: str) -> Outcome:
     try:
         if kind == "backend":
             backend = get_backend(name)
-            devices = [] if name == "reference" else manager.probe(kind, name)
-            found = [_as_data(device) for device in devices or _own(backend)]
+            found = [_as_data(device) for device in manager.probe(kind, name) or _own(backend)]
             return Outcome("loaded", "", _load_ms(kind, name), "", found)
         if kind == "tool":
             manager.load(kind, name)
         else:
             manager.get(kind, name)
         return Outcome("loaded", "", _load_ms(kind, name))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 – whatever a plugin raises is its outcome
+    except BaseException as error:  # noqa: BLE001 – whatever a plugin raises is its outcome
         plugin = next((p for p in manager.plugins() if (p.kind, p.name) == (kind, name)), None)
         status = "no-device" if isinstance(error, DeviceError) else "broken"
         if plugin is not None and plugin.status not in ("available", "loaded"):
             status = plugin.status
         cause = error.__cause__ if isinstance(error, PetaflopError) and error.__cause__ else error
-        why = plugin.why if plugin is not None and plugin.why else f"{type(error).__name__}: {error}"
+        why = plugin.why if plugin is not None and plugin.why else one_line(error)
         return Outcome(status, why, _load_ms(kind, name), "".join(traceback.format_exception(cause)))
 
 
@@ -138,9 +158,9 @@ def _own(backend: Backend) -> list[DeviceInfo]:
 def _as_data(device: DeviceInfo) -> dict[str, Any]:
     details = {key: str(value) for key, value in device.details.items()}
     return {
-        "name": device.name,
-        "description": device.description,
-        "status": device.status,
+        "name": str(device.name),
+        "description": str(device.description),
+        "status": str(device.status),
         "details": details,
     }
 

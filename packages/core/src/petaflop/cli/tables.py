@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from petaflop.report import aligned
 
-__all__ = ["print_table"]
+__all__ = ["print_table", "printable"]
 
 _STYLES = {
     "ok": "green",
@@ -22,6 +22,7 @@ _STYLES = {
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """One line per row; cells that are a plugin's status are coloured."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         print(aligned([heads, *rows], left=len(heads)))
         return
@@ -34,6 +35,14 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(_styled(cell) for cell in row))
     Console(highlight=False).print(table)
+
+
+def printable(text: str) -> str:
+    """Text of a plugin without what would steer a terminal; lines stay apart."""
+    return "\n".join(
+        "".join(letter if letter.isprintable() else "?" for letter in line.replace("\t", "    "))
+        for line in text.splitlines()
+    )
 
 
 def _styled(cell: str) -> str:

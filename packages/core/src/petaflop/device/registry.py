@@ -10,7 +10,7 @@ import threading
 from petaflop import profile
 from petaflop.config import config
 from petaflop.device.backend import Backend
-from petaflop.errors import PluginError
+from petaflop.plugins.turns import turns
 
 __all__ = ["clear", "default_device", "get_backend", "register"]
 
@@ -40,7 +40,7 @@ def get_backend(name: str | None = None) -> Backend:
     """
     name = name or default_device()
     if (backend := _backends.get(name)) is None:
-        with _lock:
+        with turns.take(("backend", name)):  # others may open other devices meanwhile
             if (backend := _backends.get(name)) is None:
                 backend = _backends[name] = _open(name)
                 _attach_tools()
@@ -55,13 +55,7 @@ def _open(name: str) -> Backend:
 
     from petaflop.plugins.manager import plugin_manager
 
-    def check(backend: object) -> None:
-        if not isinstance(backend, Backend):
-            raise PluginError(f"petaflop_backend: expected a Backend, got {type(backend).__name__}")
-        if backend.name != name:
-            raise PluginError(f"petaflop_backend: expected a backend named {name!r}, got {backend.name!r}")
-
-    found = plugin_manager().get("backend", name, check)
+    found = plugin_manager().get("backend", name)
     assert isinstance(found, Backend)
     return found
 
@@ -72,8 +66,9 @@ def _attach_tools() -> None:
         from petaflop.plugins.manager import plugin_manager
 
         observer = plugin_manager().kernel_compiled
-        if observer not in profile.observers:
-            profile.observers.append(observer)
+        with _lock:
+            if observer not in profile.observers:
+                profile.observers.append(observer)
 
 
 def register(backend: Backend) -> None:

@@ -12,7 +12,7 @@ from importlib.metadata import Distribution, EntryPoint, distributions
 
 from petaflop.plugins.hookspecs import API_VERSION, KINDS, OLDEST_API_VERSION
 
-__all__ = ["Plugin", "normalized", "scan"]
+__all__ = ["Plugin", "normalized", "one_line", "scan"]
 
 _KIND_OF_GROUP = {kind.group: kind.name for kind in KINDS.values()}
 _VERSIONED_GROUP = re.compile(r"(petaflop\.\w+)\.v(\d+)")
@@ -54,13 +54,22 @@ def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def one_line(error: BaseException) -> str:
+    """An error's type and message in one line that a terminal can print, whatever the plugin made of them."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 – an error whose message fails, too, is still an error to report
+        text = "(its message cannot be printed)"
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def scan(packages: Iterable[Distribution] | None = None) -> list[Plugin]:
     """Every plugin that installed packages offer, each at the newest API version that core speaks."""
     found: list[Plugin] = []
     seen: set[str] = set()
     for package in distributions() if packages is None else packages:
-        text = _read(package, "entry_points.txt")
-        if text is None or "petaflop." not in text:
+        if "petaflop." not in (_read(package, "entry_points.txt") or ""):
             continue
         name, version = _identity(package)
         if normalized(name) not in seen:  # of two copies on the path Python imports the first
@@ -74,16 +83,24 @@ def _offers(package: Distribution, name: str, version: str) -> Iterator[Plugin]:
     try:
         entries = list(package.entry_points)
     except Exception as error:  # noqa: BLE001 – whatever is wrong with one file, the others must be seen
-        why = f"entry_points.txt cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+        why = f"entry_points.txt cannot be read: {one_line(error)}"
         yield Plugin("unknown", name, name, version, path=path, outcome="broken", why=why, error=error)
         return
     best: dict[tuple[str, str], Plugin] = {}
     for entry in entries:
+        if not entry.group.startswith("petaflop."):
+            continue
         match = _VERSIONED_GROUP.fullmatch(entry.group)
-        if match is None or match[1] not in _KIND_OF_GROUP:
+        if match is None or match[1] not in _KIND_OF_GROUP:  # a newer kind, or a misspelt one: not to vanish
+            known = ", ".join(f"{group}.v{API_VERSION}" for group in _KIND_OF_GROUP)
+            why = f"this petaflop knows no group {entry.group}, but {known}"
+            yield Plugin("unknown", entry.name, name, version, None, entry, path, "incompatible", why=why)
             continue
         offer = Plugin(_KIND_OF_GROUP[match[1]], entry.name, name, version, int(match[2]), entry, path)
         other = best.setdefault((offer.kind, offer.name), offer)
+        if offer.api == other.api and other.entry is not None and entry.value != other.entry.value:
+            other.outcome = "broken"
+            other.why = f"entry_points.txt names two modules for it: {other.entry.value} and {entry.value}"
         if (offer.is_spoken, offer.api) > (other.is_spoken, other.api):
             best[offer.kind, offer.name] = offer
     yield from best.values()
@@ -99,7 +116,10 @@ def _identity(package: Distribution) -> tuple[str, str]:
 
 
 def _read(package: Distribution, file: str) -> str | None:
+    """The text of a metadata file; None where there is none, a mark in place of what is no UTF-8."""
     try:
         return package.read_text(file)
-    except (OSError, UnicodeDecodeError):
+    except UnicodeDecodeError as error:
+        return error.object.decode(errors="replace")
+    except OSError:
         return None

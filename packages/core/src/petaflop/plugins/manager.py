@@ -12,25 +12,31 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from petaflop.config import config
-from petaflop.errors import DeviceError, PluginError
+from petaflop.device.backend import DeviceInfo
+from petaflop.errors import ArgumentError, DeviceError, PluginError
 from petaflop.plugins import hookspecs
-from petaflop.plugins.discovery import Plugin, normalized, scan
+from petaflop.plugins.checks import check
+from petaflop.plugins.discovery import Plugin, normalized, one_line, scan
 from petaflop.plugins.hookspecs import API_VERSION, KINDS, OLDEST_API_VERSION
+from petaflop.plugins.turns import turns
 
 if TYPE_CHECKING:
-    from petaflop.device.backend import DeviceInfo
     from petaflop.profile import CompileRecord
 
 __all__ = ["BUILT_IN", "STATUSES", "PluginManager", "plugin_manager"]
 
 STATUSES = ("available", "loaded", "disabled", "incompatible", "conflict", "broken", "no-device")
 BUILT_IN: tuple[tuple[str, str], ...] = (("backend", "reference"),)
+
+# These say nothing about the plugin that runs at the time, which is tried again.
+_NOT_ITS_FAULT = (KeyboardInterrupt, MemoryError)
 
 _log = logging.getLogger("petaflop.plugins")
 
@@ -39,10 +45,10 @@ class PluginManager:
     """Plugins of all kinds; threads may share one. `plugin_manager()` is the one that petaflop uses."""
 
     def __init__(self) -> None:
-        self._hooks = pluggy.PluginManager("petaflop")
-        self._hooks.add_hookspecs(hookspecs)
-        self._hooks.hook.petaflop_configure.call_historic(kwargs={"config": config})
-        self._lock = threading.RLock()
+        # one for each module: what a plugin does with its hooks, rightly or wrongly, no other one notices
+        self._hooks: dict[str, pluggy.PluginManager] = {}
+        self._importing: set[str] = set()
+        self._lock = threading.RLock()  # of the rows; never held while code of a plugin runs
         self._rows: list[Plugin] | None = None
 
     # ---- what there is ----
@@ -67,6 +73,8 @@ class PluginManager:
 
     def find(self, kind: str, name: str) -> Plugin:
         """The one plugin of that name; PluginError if there is none, more than one, or one not to be used."""
+        if kind not in KINDS:
+            raise ArgumentError(f"plugins: expected a kind among {', '.join(KINDS)}, got {kind!r}")
         rows = [plugin for plugin in self.plugins() if plugin.kind == kind and plugin.name == name]
         usable = [plugin for plugin in rows if plugin.status not in ("disabled", "incompatible", "conflict")]
         if len(usable) == 1:
@@ -79,7 +87,7 @@ class PluginManager:
             raise PluginError(
                 f"{KINDS[kind].noun} {name!r} is provided by {len(packages)} packages: "
                 f"{' and '.join(plugin.source for plugin in packages)}. "
-                f"Choose: PETAFLOP_DISABLE_PLUGINS={packages[-1].package}"
+                f"Choose: PETAFLOP_DISABLE_PLUGINS={','.join(plugin.package for plugin in packages[1:])}"
             )
         raise PluginError(f"{KINDS[kind].noun} {name!r} cannot be used: {worst.why}")
 
@@ -95,84 +103,91 @@ class PluginManager:
     # ---- using one ----
 
     def load(self, kind: str, name: str) -> Plugin:
-        """Import the plugin of that name, once; PluginError, the same one each time, if that fails."""
-        with self._lock:
-            plugin = self.find(kind, name)
+        """Import the plugin of that name, once; PluginError, the same one each time, if that fails.
+
+        Another thread that asks for it waits; one that asks for another plugin does not.
+        """
+        plugin = self.find(kind, name)
+        if plugin.entry is None:
+            return plugin
+        with turns.take(plugin.entry.value):
             if plugin.outcome == "broken":
                 raise PluginError(_broken(plugin)) from plugin.error
-            if plugin.entry is None or plugin.outcome:
-                return plugin
-            plugin.outcome, plugin.why = "broken", "it asks for itself while it is imported"
-            started = time.perf_counter()
-            try:
-                self._register(plugin)
-            except (Exception, SystemExit) as error:
-                raise self._fail(plugin, error) from error
-            except BaseException:  # an interrupt says nothing about the plugin
-                plugin.outcome, plugin.why = "", ""
-                raise
-            plugin.outcome, plugin.why = "loaded", ""
-            plugin.load_ms = (time.perf_counter() - started) * 1e3
+            if plugin.entry.value in self._importing:
+                raise PluginError(f"{KINDS[kind].noun} {name!r} asks for itself while it is imported")
+            if not plugin.outcome:
+                self._import(plugin, plugin.entry)
             return plugin
 
-    def _register(self, plugin: Plugin) -> None:
-        assert plugin.entry is not None
-        module = plugin.entry.load()
-        if self._hooks.get_plugin(plugin.entry.value) is None:  # several names may share a module
-            try:
-                self._hooks.register(module, plugin.entry.value)
-                self._hooks.check_pending()
-            except (Exception, SystemExit):
-                if self._hooks.get_plugin(plugin.entry.value) is not None:
-                    self._hooks.unregister(name=plugin.entry.value)
-                raise
-        hook = KINDS[plugin.kind].hook
-        if hook is not None and not self._implements(plugin, hook):
-            raise PluginError(f"{plugin.entry.value} has no function {hook} marked with @hookimpl")
+    def _import(self, plugin: Plugin, entry: EntryPoint) -> None:
+        started = time.perf_counter()
+        self._importing.add(entry.value)
+        try:
+            self._register(plugin, entry)
+        except _NOT_ITS_FAULT:
+            raise
+        except BaseException as error:
+            raise self._fail(plugin, error) from error
+        finally:
+            self._importing.discard(entry.value)
+        plugin.outcome, plugin.why = "loaded", ""
+        plugin.load_ms = (time.perf_counter() - started) * 1e3
 
-    def _implements(self, plugin: Plugin, hook: str) -> bool:
-        assert plugin.entry is not None
-        implementations = getattr(self._hooks.hook, hook).get_hookimpls()
-        return any(each.plugin_name == plugin.entry.value for each in implementations)
+    def _register(self, plugin: Plugin, entry: EntryPoint) -> None:
+        if entry.value not in self._hooks:  # several names may share a module
+            hooks = pluggy.PluginManager("petaflop")
+            hooks.add_hookspecs(hookspecs)
+            hooks.hook.petaflop_configure.call_historic(kwargs={"config": config})
+            hooks.register(entry.load(), entry.value)
+            hooks.check_pending()
+            self._hooks[entry.value] = hooks
+        hook = KINDS[plugin.kind].hook
+        if hook is not None and not getattr(self._hooks[entry.value].hook, hook).get_hookimpls():
+            raise PluginError(f"{entry.value} has no function {hook} marked with @hookimpl")
 
     def _fail(self, plugin: Plugin, error: BaseException) -> PluginError:
-        plugin.outcome, plugin.why, plugin.error = "broken", _one_line(error), error
+        plugin.outcome, plugin.why, plugin.error = "broken", one_line(error), error
         return PluginError(_broken(plugin))
 
     def _ask(self, plugin: Plugin, hook: str, **arguments: Any) -> Any:
-        """Call a hook of this plugin alone, so that what others were loaded never matters."""
         assert plugin.entry is not None
-        module = self._hooks.get_plugin(plugin.entry.value)
-        others = [each for each in self._hooks.get_plugins() if each is not module]
-        return self._hooks.subset_hook_caller(hook, others)(**arguments)
+        return getattr(self._hooks[plugin.entry.value].hook, hook)(**arguments)
 
-    def get(self, kind: str, name: str, check: Callable[[Any], None] | None = None) -> Any:
-        """The object that the plugin hands over; `check` raises what is wrong with it.
+    def get(self, kind: str, name: str) -> Any:
+        """The object that the plugin hands over, which has all parts that its kind must have.
 
         A DeviceError of the plugin means that it is well but has no device; it is asked again the next time.
         """
-        with self._lock:
+        with turns.take((kind, name)):
             plugin = self.load(kind, name)
             hook = KINDS[kind].hook
-            assert hook is not None
+            if hook is None or plugin.entry is None:
+                raise PluginError(f"{KINDS[kind].noun} {name!r} hands nothing over")
             try:
                 result = self._ask(plugin, hook, name=name)
                 if result is None:
                     raise PluginError(f"{hook} gave None for the name {name!r} that its package offers")
-                if check is not None:
-                    check(result)
+                check(kind, name, result)
             except DeviceError as error:
-                plugin.outcome, plugin.why, plugin.error = "no-device", _one_line(error), error
+                plugin.outcome, plugin.why, plugin.error = "no-device", one_line(error), error
                 raise DeviceError(f"{KINDS[kind].noun} {name!r} cannot be used: {error}") from error
-            except (Exception, SystemExit) as error:
+            except _NOT_ITS_FAULT:
+                raise
+            except BaseException as error:
                 raise self._fail(plugin, error) from error
-            plugin.outcome, plugin.why = "loaded", ""
+            plugin.outcome, plugin.why, plugin.error = "loaded", "", None
             return result
 
     def probe(self, kind: str, name: str) -> Sequence[DeviceInfo]:
         """The devices that a plugin sees; it may crash, so callers give it a process of its own."""
         plugin = self.load(kind, name)
-        return [info for infos in self._ask(plugin, "petaflop_probe") for info in infos]
+        if plugin.entry is None:
+            return []
+        devices = [info for infos in self._ask(plugin, "petaflop_probe") for info in infos]
+        for info in devices:
+            if not isinstance(info, DeviceInfo):
+                raise PluginError(f"petaflop_probe: expected DeviceInfos, got {type(info).__name__}")
+        return devices
 
     def offline(self, kind: str, name: str) -> Any:
         """The backend that renders and compiles without its device; None where the plugin has none."""
@@ -185,7 +200,9 @@ class PluginManager:
             try:
                 plugin = self.load("tool", name)
                 self._ask(plugin, "petaflop_kernel_compiled", record=record)
-            except Exception:  # noqa: BLE001 – an observer must not stop what it observes
+            except _NOT_ITS_FAULT:
+                raise
+            except BaseException:  # noqa: BLE001 – an observer must not stop what it observes
                 _log.exception("tool %r failed on kernel %s", name, record.name)
 
 
@@ -209,7 +226,7 @@ def _judge(rows: Sequence[Plugin]) -> None:
             plugin.why = f"PETAFLOP_DISABLE_PLUGINS hides {plugin.name!r} of {plugin.source}"
         else:
             if plugin.status in ("disabled", "conflict"):  # no longer, since the setting may have changed
-                plugin.why = _one_line(plugin.error) if plugin.error is not None else ""
+                plugin.why = one_line(plugin.error) if plugin.error is not None else ""
             plugin.status = plugin.outcome or "available"
             offers.setdefault((plugin.kind, plugin.name), []).append(plugin)
     for group in offers.values():
@@ -254,8 +271,3 @@ def _broken(plugin: Plugin) -> str:
         f"`petaflop plugins -v --probe {plugin.name}` prints the traceback; "
         f"PETAFLOP_DISABLE_PLUGINS={plugin.package} hides it"
     )
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
