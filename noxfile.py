@@ -44,6 +44,7 @@ ALONE = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}  # th
 
 MAGIKA = "magika==1.0.3"
 PEERS = ["torch==2.13.0", "onnxruntime>=1.20", "scikit-learn>=1.5"]
+BUILDERS = ["hatchling>=1.27", "editables>=0.5"]  # what an editable install needs without the network
 TESTS = ["pytest>=8.2", "hypothesis>=6.100"]
 LINTERS = ["ruff>=0.14", "mypy>=1.18", "nox>=2024.4.15"]
 
@@ -211,7 +212,7 @@ def alone(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def together(session: nox.Session) -> None:
     """Test what crosses packages, with all of them and the heavy peers in one environment."""
-    provide(session, list(PACKAGES), TESTS + PEERS)
+    provide(session, list(PACKAGES), TESTS + PEERS + BUILDERS)
     folders = [folder / "tests" for name, folder in PACKAGES.items() if name not in ALONE]
     unit_tests(session, *folders, ROOT / "tests", MAGIKA_MODEL=str(magika_model(session)))
 
@@ -253,7 +254,6 @@ def dev(session: nox.Session) -> None:
     if not Path(python).exists():
         session.run(sys.executable, "-m", "virtualenv", str(folder))
     install = [python, "-m", "pip", "install"]
-    tools = ["hatchling>=1.27", "editables>=0.5"]
-    session.run(*install, *tools, *LINTERS, *TESTS, *PEERS, *requirements(), external=True)
+    session.run(*install, *BUILDERS, *LINTERS, *TESTS, *PEERS, *requirements(), external=True)
     editable = [word for folder in PACKAGES.values() for word in ("-e", str(folder))]
     session.run(*install, "--no-build-isolation", "--no-deps", *editable, external=True)
