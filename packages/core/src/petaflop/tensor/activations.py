@@ -8,7 +8,6 @@ from typing import Any, Self
 from petaflop.errors import ArgumentError
 from petaflop.tensor import formulas
 from petaflop.tensor.base import float_dtype
-from petaflop.tensor.fault import fault
 from petaflop.tensor.reduce import Reductions, accumulate_dtype
 from petaflop.tensor.value import Value, where
 
@@ -57,7 +56,7 @@ class Activations(Reductions):
         if approximate == "none":
             return self._rounded_once(x * (formulas.erf(x * math.sqrt(0.5)) + 1) * 0.5)
         if approximate != "tanh":
-            raise fault(ArgumentError, f"gelu: expected approximate none or tanh, got {approximate!r}")
+            raise ArgumentError(f"gelu: expected approximate none or tanh, got {approximate!r}")
         inner = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
         return self._rounded_once(x * (formulas.tanh(inner) + 1) * 0.5)
 
@@ -74,7 +73,7 @@ class Activations(Reductions):
     def celu(self, alpha: float = 1.0) -> Self:
         """x above 0, alpha · (e^(x/alpha) − 1) below."""
         if alpha == 0:
-            raise fault(ArgumentError, "celu: expected alpha other than 0, got 0")
+            raise ArgumentError("celu: expected alpha other than 0, got 0")
         x = self._value()
         return self._rounded_once(where(x > 0, x, formulas.expm1(where(x > 0, 0.0, x) / alpha) * alpha))
 

@@ -30,7 +30,6 @@ from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, Expr, evaluate
 from petaflop.tensor.convert import check_fits, host_array, python_dtype
-from petaflop.tensor.fault import fault
 from petaflop.tensor.mode import grad_enabled
 from petaflop.tensor.watch import Watched
 
@@ -108,8 +107,8 @@ class TensorBase(Watched):
             return self._wrap(graph.variable(value, dtype or default_int))
         if isinstance(value, (np.ndarray, list, tuple)):
             return type(self)(value, dtype, self.device)
-        raise fault(
-            ArgumentTypeError, f"operand: expected a Tensor, a number or an array, got {type(value).__name__}"
+        raise ArgumentTypeError(
+            f"operand: expected a Tensor, a number or an array, got {type(value).__name__}"
         )
 
     # ---- what it is ----
@@ -145,7 +144,7 @@ class TensorBase(Watched):
         if axis is None:
             return self.shape
         if not self.shape:
-            raise fault(IndexRangeError, "size: expected a tensor with axes, got a scalar")
+            raise IndexRangeError("size: expected a tensor with axes, got a scalar")
         return self.shape[self._axis("size", axis)]
 
     def dim(self) -> int:
@@ -179,13 +178,11 @@ class TensorBase(Watched):
         True
         """
         if flag and not self.dtype.is_float:
-            raise fault(
-                GradientError, f"requires_grad_: expected a float tensor, got {self.dtype}; cast it first"
-            )
+            raise GradientError(f"requires_grad_: expected a float tensor, got {self.dtype}; cast it first")
         if self._node.needs_gradient and not self._leaf:
             if flag:
                 return self
-            raise fault(GradientError, "requires_grad_: expected a leaf, got a result; use detach()")
+            raise GradientError("requires_grad_: expected a leaf, got a result; use detach()")
         if not flag and self._leaf:
             self._replace(self._memory_node())
         self._leaf = flag
@@ -226,8 +223,7 @@ class TensorBase(Watched):
         """An independent tensor; a leaf stays a leaf. RuntimeError for a result that needs gradient, as in
         torch."""
         if self._node.needs_gradient and not self._leaf:
-            raise fault(
-                GradientError,
+            raise GradientError(
                 "deepcopy: expected a leaf, got a result that needs gradient; detach() it first",
             )
         copied = object.__new__(type(self))
@@ -289,16 +285,12 @@ class TensorBase(Watched):
     def item(self) -> Any:
         """The only element as a Python number; RuntimeError if there is not exactly one."""
         if self.numel() != 1:
-            raise fault(
-                ArgumentError, f"item: expected one element, got shape {list(self.shape)}; use tolist()"
-            )
+            raise ArgumentError(f"item: expected one element, got shape {list(self.shape)}; use tolist()")
         return self._host().reshape(()).item()
 
     def __bool__(self) -> bool:
         if self.numel() != 1:
-            raise fault(
-                ShapeError, f"bool: expected one element, got shape {list(self.shape)}; use any() or all()"
-            )
+            raise ShapeError(f"bool: expected one element, got shape {list(self.shape)}; use any() or all()")
         return bool(self.item())
 
     def __int__(self) -> int:
@@ -309,14 +301,12 @@ class TensorBase(Watched):
 
     def __index__(self) -> int:
         if self.dtype.is_float or self.ndim:
-            raise fault(
-                ArgumentTypeError, f"index: expected an integer scalar, got {self.dtype}{list(self.shape)}"
-            )
+            raise ArgumentTypeError(f"index: expected an integer scalar, got {self.dtype}{list(self.shape)}")
         return int(self.item())
 
     def __len__(self) -> int:
         if not self.shape:
-            raise fault(ArgumentTypeError, "len: expected at least one axis, got a scalar")
+            raise ArgumentTypeError("len: expected at least one axis, got a scalar")
         return evaluate(self.shape[0])
 
     # ---- dtype ----
@@ -337,11 +327,10 @@ class TensorBase(Watched):
         try:
             number = operator.index(axis)
         except TypeError:
-            raise fault(ArgumentTypeError, f"{name}: expected an integer axis, got {axis!r}") from None
+            raise ArgumentTypeError(f"{name}: expected an integer axis, got {axis!r}") from None
         limit = max(rank, 1)
         if not -limit <= number < limit:
-            raise fault(
-                IndexRangeError,
+            raise IndexRangeError(
                 f"{name}: expected an axis in [{-limit}, {limit - 1}], got {number} for {self._text()}",
             )
         return number % limit
@@ -357,7 +346,7 @@ class TensorBase(Watched):
             return ()
         result = tuple(self._axis(name, axis) for axis in listed)
         if len(set(result)) != len(result):
-            raise fault(ShapeError, f"{name}: expected each axis once, got {tuple(listed)}")
+            raise ShapeError(f"{name}: expected each axis once, got {tuple(listed)}")
         return result
 
     def _text(self) -> str:
@@ -408,8 +397,7 @@ def broadcast_shapes(name: str, tensors: Sequence[TensorBase]) -> tuple[Dim, ...
         sizes = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
         if len(sizes) > 1:
             listed = " and ".join(tensor._text() for tensor in tensors)
-            raise fault(
-                ShapeError,
+            raise ShapeError(
                 f"{name}: expected shapes that broadcast, got {listed}, which differ at axis {axis}",
             )
         result.append(sizes.pop() if sizes else 1)

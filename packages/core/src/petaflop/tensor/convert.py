@@ -9,7 +9,6 @@ import numpy as np
 from petaflop.device.reference import cast_array
 from petaflop.dtype import DType, bool_, default_float, default_int, from_numpy_dtype, int32, int64, uint64
 from petaflop.errors import ArgumentError, ArgumentTypeError, DTypeError
-from petaflop.tensor.fault import fault
 
 __all__ = ["buffer_of", "check_fits", "host_array", "python_dtype"]
 
@@ -23,7 +22,7 @@ def python_dtype(value: bool | float) -> DType:
     for dtype in (default_int, int64, uint64):
         if dtype.min <= value <= dtype.max:
             return dtype
-    raise fault(DTypeError, f"Tensor: expected an integer of at most 64 bits, got {_short(value)}")
+    raise DTypeError(f"Tensor: expected an integer of at most 64 bits, got {_short(value)}")
 
 
 def check_fits(name: str, value: bool | float, dtype: DType) -> None:
@@ -35,7 +34,7 @@ def check_fits(name: str, value: bool | float, dtype: DType) -> None:
         and dtype is not bool_
         and not least <= value <= dtype.max
     ):
-        raise fault(DTypeError, f"{name}: expected a value that fits {dtype}, got {_short(value)}")
+        raise DTypeError(f"{name}: expected a value that fits {dtype}, got {_short(value)}")
 
 
 def _from_python(data: Any) -> np.ndarray[Any, Any]:
@@ -43,7 +42,7 @@ def _from_python(data: Any) -> np.ndarray[Any, Any]:
     try:
         array = np.array(data)
     except ValueError:
-        raise fault(ArgumentError, f"Tensor: expected rows of one length, got {_short(data)}") from None
+        raise ArgumentError(f"Tensor: expected rows of one length, got {_short(data)}") from None
     if array.dtype == np.float64 and not _holds_numpy(data):
         return array.astype(np.float32)
     if array.dtype == np.int64 and not _holds_numpy(data):
@@ -70,7 +69,7 @@ def buffer_of(name: str, data: Any) -> memoryview:
         return memoryview(data)
     except TypeError:
         wanted = "numbers, lists, arrays or a buffer"
-        raise fault(ArgumentTypeError, f"{name}: expected {wanted}, got {type(data).__name__}") from None
+        raise ArgumentTypeError(f"{name}: expected {wanted}, got {type(data).__name__}") from None
 
 
 def host_array(data: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
@@ -86,7 +85,7 @@ def host_array(data: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
     if array.size == 0 and isinstance(data, (list, tuple)):
         array = array.astype(np.float32)
     if array.dtype.kind in "OSUcmM" or array.dtype.fields:
-        raise fault(DTypeError, f"Tensor: expected numbers, got {array.dtype.name} in {_short(data)}")
+        raise DTypeError(f"Tensor: expected numbers, got {array.dtype.name} in {_short(data)}")
     own = from_numpy_dtype(array.dtype)
     if dtype is not None and dtype is not own:
         if isinstance(data, (list, tuple, range)) and array.size and array.dtype.kind in "iu":

@@ -17,7 +17,6 @@ from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.tensor.activations import Activations
 from petaflop.tensor.convert import buffer_of, check_fits, python_dtype
-from petaflop.tensor.fault import fault
 from petaflop.tensor.movement import dims
 
 __all__ = ["Creation", "checked_shape"]
@@ -27,7 +26,7 @@ def checked_shape(name: str, shape: Any) -> tuple[Any, ...]:
     """Sizes given one by one or as one sequence; RuntimeError for a negative one."""
     sizes = dims(name, shape)
     if any(not isinstance(size, Expr) and size < 0 for size in sizes):
-        raise fault(ShapeError, f"{name}: expected sizes >= 0, got {list(sizes)}")
+        raise ShapeError(f"{name}: expected sizes >= 0, got {list(sizes)}")
     return sizes
 
 
@@ -36,9 +35,9 @@ def _bounds(name: str, *values: Any) -> list[Any]:
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     for value in plain:
         if not isinstance(value, (int, float, Expr)):
-            raise fault(ArgumentTypeError, f"{name}: expected numbers, got {type(value).__name__}")
+            raise ArgumentTypeError(f"{name}: expected numbers, got {type(value).__name__}")
         if isinstance(value, float) and not math.isfinite(value):
-            raise fault(ArgumentError, f"{name}: expected finite numbers, got {value}")
+            raise ArgumentError(f"{name}: expected finite numbers, got {value}")
     return plain
 
 
@@ -68,7 +67,7 @@ class Creation(Activations):
         if isinstance(fill_value, np.generic):
             fill_value = fill_value.item()
         if not isinstance(fill_value, (bool, int, float)):
-            raise fault(ArgumentTypeError, f"full: expected a number, got {type(fill_value).__name__}")
+            raise ArgumentTypeError(f"full: expected a number, got {type(fill_value).__name__}")
         kind = python_dtype(fill_value) if dtype is None else to_dtype(dtype)
         check_fits("full", fill_value, kind)
         return cls._made(graph.const(fill_value, kind, sizes), device, requires_grad)
@@ -129,7 +128,7 @@ class Creation(Activations):
             start, stop = 0, start
         start, stop, step = _bounds("arange", start, stop, step)
         if step == 0:
-            raise fault(ArgumentError, "arange: expected a step other than 0, got 0")
+            raise ArgumentError("arange: expected a step other than 0, got 0")
         whole = not any(isinstance(value, float) for value in (start, stop, step))
         last = max((abs(value) for value in (start, stop, step) if isinstance(value, int)), default=0)
         wide_int = int64 if whole and last > int32.max else default_int
@@ -137,8 +136,7 @@ class Creation(Activations):
         size = -((stop - start) // -step) if whole else math.ceil((stop - start) / step)
         if not isinstance(size, Expr):
             if size < 0:
-                raise fault(
-                    ArgumentError,
+                raise ArgumentError(
                     f"arange: expected bounds in the direction of step, got {start}, {stop}, {step}",
                 )
         elif size.op is Op.CONST:
@@ -166,7 +164,7 @@ class Creation(Activations):
         """`steps` values from start to end, both included."""
         dims("linspace", (steps,))
         if steps < 0:
-            raise fault(ShapeError, f"linspace: expected steps >= 0, got {steps}")
+            raise ShapeError(f"linspace: expected steps >= 0, got {steps}")
         kind = default_float if dtype is None else to_dtype(dtype)
         wide = float64 if kind is float64 else float32
         ascending = cls._made(graph.iota((steps,), 0), device).cast(wide)
@@ -200,13 +198,13 @@ class Creation(Activations):
         """A new last axis of `num_classes`, 1 at each index (int32); −1 reads the largest index, and
         computes."""
         if not self.dtype.is_integer:
-            raise fault(DTypeError, f"one_hot: expected integers, got {self.dtype}")
+            raise DTypeError(f"one_hot: expected integers, got {self.dtype}")
         if num_classes == -1:
             if self.numel() == 0:
-                raise fault(ShapeError, f"one_hot: expected num_classes for no indices, got {self._text()}")
+                raise ShapeError(f"one_hot: expected num_classes for no indices, got {self._text()}")
             num_classes = int(self.max().item()) + 1
         if num_classes < 1:
-            raise fault(ShapeError, f"one_hot: expected num_classes >= 1, got {num_classes}")
+            raise ShapeError(f"one_hot: expected num_classes >= 1, got {num_classes}")
         shape = (*self.shape, num_classes)
         classes = self._wrap(graph.iota(shape, self.ndim))
         return self.unsqueeze(-1).eq(classes).cast(int32)
@@ -222,7 +220,7 @@ class Creation(Activations):
         copied.
         """
         if not isinstance(array, np.ndarray):
-            raise fault(ArgumentTypeError, f"from_numpy: expected a NumPy array, got {type(array).__name__}")
+            raise ArgumentTypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
         return cls._from_node(runtime.from_host(array, device or default_device(), borrow=True))
 
     @classmethod
@@ -230,8 +228,7 @@ class Creation(Activations):
         """A tensor over anything with `__dlpack__` in host memory (a torch tensor, an array), borrowed as by
         from_numpy."""
         if not hasattr(source, "__dlpack__"):
-            raise fault(
-                ArgumentTypeError,
+            raise ArgumentTypeError(
                 f"from_dlpack: expected an object with __dlpack__, got {type(source).__name__}",
             )
         return cls.from_numpy(np.from_dlpack(source), device)
@@ -243,5 +240,5 @@ class Creation(Activations):
         kind = default_float if dtype is None else to_dtype(dtype)
         view_ = buffer_of("frombuffer", data).cast("B")
         if len(view_) % kind.itemsize:
-            raise fault(ArgumentError, f"frombuffer: expected whole {kind} elements, got {len(view_)} bytes")
+            raise ArgumentError(f"frombuffer: expected whole {kind} elements, got {len(view_)} bytes")
         return cls.from_numpy(np.frombuffer(view_, kind.numpy), device)

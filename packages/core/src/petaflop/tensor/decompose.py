@@ -17,7 +17,6 @@ from petaflop.errors import DTypeError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph.node import Node
 from petaflop.ir.custom import GradientTemplate
-from petaflop.tensor.fault import fault
 from petaflop.tensor.losses import Losses
 from petaflop.tensor.mode import enable_grad
 
@@ -83,9 +82,9 @@ class Decompositions(Losses):
     def _matrix(self, name: str) -> tuple[int, int]:
         """The sizes of the last two axes, of a dtype that has the precision."""
         if self.ndim < 2:
-            raise fault(ShapeError, f"{name}: expected at least 2 axes, got {self._text()}")
+            raise ShapeError(f"{name}: expected at least 2 axes, got {self._text()}")
         if self.dtype.name not in ("float32", "float64"):
-            raise fault(DTypeError, f"{name}: expected float32 or float64, got {self.dtype}; cast it first")
+            raise DTypeError(f"{name}: expected float32 or float64, got {self.dtype}; cast it first")
         return self._known_size(self.ndim - 2), self._known_size(self.ndim - 1)
 
     def _like(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.tensor import formulas, powers
 from petaflop.tensor.base import TensorBase, broadcast_shapes, float_dtype, result_dtype
-from petaflop.tensor.fault import fault
 from petaflop.tensor.joining import Joining
 from petaflop.tensor.value import Value, where
 
@@ -64,22 +63,20 @@ class Elementwise(Joining):
     def _integers(self, name: str, *others: Any) -> tuple[Value, ...]:
         values = self._values(name, *others)
         if values[0].dtype.is_float:
-            raise fault(
-                DTypeError, f"{name}: expected integers or bool, got {values[0].dtype}; cast them first"
-            )
+            raise DTypeError(f"{name}: expected integers or bool, got {values[0].dtype}; cast them first")
         return values
 
     def _number(self, name: str) -> Self:
         """This tensor, which must not be bool, as in PyTorch."""
         if self.dtype is bool_:
-            raise fault(DTypeError, f"{name}: expected numbers, got bool; cast them first")
+            raise DTypeError(f"{name}: expected numbers, got bool; cast them first")
         return self
 
     def _floats(self, name: str, *others: Any) -> tuple[Value, ...]:
         """Operands of which at least one is a float tensor, in float32 where that is a half."""
         dtypes = [self.dtype] + [other.dtype for other in others if isinstance(other, TensorBase)]
         if not any(dtype.is_float for dtype in dtypes):
-            raise fault(DTypeError, f"{name}: expected floats, got {self.dtype}; cast them first")
+            raise DTypeError(f"{name}: expected floats, got {self.dtype}; cast them first")
         values = self._values(name, *others)
         narrow = values[0].dtype.itemsize < default_float.itemsize
         return tuple(value.cast(default_float) for value in values) if narrow else values
@@ -94,7 +91,7 @@ class Elementwise(Joining):
     def sub(self, other: Any, *, alpha: float = 1) -> Self:
         """self - alpha * other. RuntimeError for bool, as in PyTorch: use logical_xor or logical_not."""
         if bool_ in (self.dtype, getattr(other, "dtype", None)) or isinstance(other, bool):
-            raise fault(DTypeError, "sub: expected numbers, got bool; use !=, ~ or cast them first")
+            raise DTypeError("sub: expected numbers, got bool; use !=, ~ or cast them first")
         a, b = self._values("sub", other)
         return self._of(a - _scaled("sub", b, alpha))
 
@@ -112,11 +109,9 @@ class Elementwise(Joining):
                 a, b = self._values("div", other, dtype=dtype)
             return self._of(a / b)
         if rounding_mode not in ("floor", "trunc"):
-            raise fault(
-                ArgumentError, f"div: expected rounding_mode floor, trunc or None, got {rounding_mode!r}"
-            )
+            raise ArgumentError(f"div: expected rounding_mode floor, trunc or None, got {rounding_mode!r}")
         if a.dtype is bool_:
-            raise fault(DTypeError, "div: expected numbers for a rounding mode, got bool")
+            raise DTypeError("div: expected numbers for a rounding mode, got bool")
         chosen = formulas.floor_divide if rounding_mode == "floor" else formulas.trunc_divide
         return self._of(chosen(a, b))
 
@@ -128,7 +123,7 @@ class Elementwise(Joining):
         """The remainder with the sign of the divisor: self - floor(self / other) * other, as Python's %."""
         a, b = self._values("mod", other)
         if a.dtype is bool_:
-            raise fault(DTypeError, "mod: expected numbers, got bool")
+            raise DTypeError("mod: expected numbers, got bool")
         return self._of(formulas.floor_mod(a, b))
 
     remainder = mod
@@ -137,7 +132,7 @@ class Elementwise(Joining):
         """The remainder with the sign of the dividend, as C's fmod: exact on floats."""
         a, b = self._values("fmod", other)
         if a.dtype is bool_:
-            raise fault(DTypeError, "fmod: expected numbers, got bool")
+            raise DTypeError("fmod: expected numbers, got bool")
         return self._of(formulas.trunc_mod(a, b))
 
     def pow(self, exponent: Any) -> Self:
@@ -145,15 +140,14 @@ class Elementwise(Joining):
         if isinstance(exponent, (int, float)) and not isinstance(exponent, bool):
             base = self._values("pow", exponent)[0]
             if base.dtype.is_integer and exponent < 0:
-                raise fault(
-                    DTypeError,
+                raise DTypeError(
                     f"pow: expected an exponent >= 0 for {self.dtype}, got {exponent}; cast to float",
                 )
             if (simple := powers.power_constant(base, exponent)) is not None:
                 return self._of(simple)
         a, b = self._values("pow", exponent)
         if a.dtype is bool_:
-            raise fault(DTypeError, "pow: expected numbers, got bool; cast them first")
+            raise DTypeError("pow: expected numbers, got bool; cast them first")
         return self._of(powers.integer_power(a, b) if a.dtype.is_integer else powers.power(a, b))
 
     def maximum(self, other: Any) -> Self:
@@ -169,11 +163,11 @@ class Elementwise(Joining):
     def clamp(self, min: Any = None, max: Any = None) -> Self:
         """At least `min` and at most `max`, numbers or tensors; NaN stays NaN."""
         if min is None and max is None:
-            raise fault(ArgumentError, "clamp: expected min, max or both, got neither")
+            raise ArgumentError("clamp: expected min, max or both, got neither")
         bounds = [bound for bound in (min, max) if bound is not None]
         values = list(self._values("clamp", *bounds))
         if values[0].dtype is bool_:
-            raise fault(DTypeError, "clamp: expected numbers, got bool; cast them first")
+            raise DTypeError("clamp: expected numbers, got bool; cast them first")
         result = values.pop(0)
         # by WHERE, so that the gradient at a bound goes to self, as in PyTorch
         if min is not None:
@@ -230,7 +224,7 @@ class Elementwise(Joining):
         """`value` where the mask holds, else self; keeps this dtype."""
         chosen = self._lift(mask)
         if chosen.dtype is not bool_:
-            raise fault(DTypeError, f"masked_fill: expected a bool mask, got {chosen.dtype}")
+            raise DTypeError(f"masked_fill: expected a bool mask, got {chosen.dtype}")
         return select(chosen, self._lift(value).cast(self.dtype), self)
 
     # ---- bits ----
@@ -262,7 +256,7 @@ class Elementwise(Joining):
     def _shifted_bits(self, name: str, shift: Callable[[Value, Value], Value], other: Any) -> Self:
         a, b = self._integers(name, other)
         if a.dtype is bool_:
-            raise fault(DTypeError, f"{name}: expected integers, got bool; cast them first")
+            raise DTypeError(f"{name}: expected integers, got bool; cast them first")
         return self._of(shift(a, b))
 
     # ---- truth ----
@@ -378,14 +372,14 @@ class Elementwise(Joining):
 def _scaled(name: str, value: Value, alpha: float) -> Value:
     """alpha · value, for the second operand of a sum."""
     if isinstance(alpha, float) and not value.dtype.is_float:
-        raise fault(DTypeError, f"{name}: expected an integer alpha for {value.dtype}, got {alpha}")
+        raise DTypeError(f"{name}: expected an integer alpha for {value.dtype}, got {alpha}")
     return value if alpha == 1 else value * alpha
 
 
 def select(condition: Any, yes: Any, no: Any) -> Any:
     """`yes` where the condition holds, else `no`; all three broadcast, the last two are promoted."""
     if condition.dtype is not bool_:
-        raise fault(DTypeError, f"where: expected a bool condition, got {condition.dtype}; use x.ne(0)")
+        raise DTypeError(f"where: expected a bool condition, got {condition.dtype}; use x.ne(0)")
     yes_tensor, no_tensor = condition._lift(yes), condition._lift(no)
     weak = [isinstance(value, (bool, int, float, np.generic, Expr)) for value in (yes, no)]
     if all(weak):

@@ -13,7 +13,6 @@ from petaflop.graph import view
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.tensor.base import TensorBase, broadcast_shapes
-from petaflop.tensor.fault import fault
 from petaflop.tensor.indexing import Indexing
 
 __all__ = ["Gathering"]
@@ -40,14 +39,13 @@ class Gathering(Indexing):
         chosen = self._lift(index).detach()
         axis = self._axis(name, dim)
         if not chosen.dtype.is_integer:
-            raise fault(DTypeError, f"{name}: expected an integer index, got {chosen.dtype}")
+            raise DTypeError(f"{name}: expected an integer index, got {chosen.dtype}")
         small = chosen.ndim == self.ndim and all(
             k == axis or not (isinstance(n, int) and isinstance(size, int)) or n <= size
             for k, (n, size) in enumerate(zip(chosen.shape, self.shape, strict=True))
         )
         if not small:
-            raise fault(
-                ShapeError,
+            raise ShapeError(
                 f"{name}: expected an index of {self.ndim} axes, at most {list(self.shape)} but for axis "
                 f"{axis}, got {list(chosen.shape)}",
             )
@@ -60,7 +58,7 @@ class Gathering(Indexing):
             return self.flatten().gather(0, chosen.flatten())
         axis = self._axis("take_along_dim", dim)
         if chosen.ndim != self.ndim:
-            raise fault(ShapeError, f"take_along_dim: expected {self.ndim} axes, got {list(chosen.shape)}")
+            raise ShapeError(f"take_along_dim: expected {self.ndim} axes, got {list(chosen.shape)}")
         rest = [
             tensor.shrink([(0, 1) if k == axis else None for k in range(self.ndim)])
             for tensor in (self, chosen)
@@ -74,9 +72,9 @@ class Gathering(Indexing):
         axis = self._axis("index_select", dim)
         chosen = index if isinstance(index, np.ndarray) else self._lift(index)
         if chosen.ndim > 1:
-            raise fault(IndexRangeError, f"index_select: expected a vector, got {list(chosen.shape)}")
+            raise IndexRangeError(f"index_select: expected a vector, got {list(chosen.shape)}")
         if isinstance(chosen, TensorBase) and not chosen.dtype.is_integer:
-            raise fault(DTypeError, f"index_select: expected integers, got {chosen.dtype}")
+            raise DTypeError(f"index_select: expected integers, got {chosen.dtype}")
         return self[(slice(None),) * axis + (chosen,)]
 
     def scatter(self, dim: int, index: Any, src: Any, reduce: str | None = None) -> Self:
@@ -87,7 +85,7 @@ class Gathering(Indexing):
         """
         folds = {None: None, "add": Op.ADD, "multiply": Op.MUL}
         if reduce not in folds:
-            raise fault(ArgumentError, f"scatter: expected reduce add, multiply or None, got {reduce!r}")
+            raise ArgumentError(f"scatter: expected reduce add, multiply or None, got {reduce!r}")
         return self._scattered("scatter", dim, index, src, folds[reduce])
 
     def scatter_add(self, dim: int, index: Any, src: Any) -> Self:
@@ -105,14 +103,12 @@ class Gathering(Indexing):
                 for n, size in zip(chosen.shape, src.shape, strict=True)
             )
             if short:
-                raise fault(
-                    ShapeError, f"{name}: expected a src of at least {list(chosen.shape)}, got {src._text()}"
+                raise ShapeError(
+                    f"{name}: expected a src of at least {list(chosen.shape)}, got {src._text()}"
                 )
             values = view.shrink(src.node, tuple((0, n) for n in chosen.shape))
             if values.dtype is not self.dtype:
-                raise fault(
-                    DTypeError, f"{name}: expected a src of {self.dtype}, got {values.dtype}; cast it first"
-                )
+                raise DTypeError(f"{name}: expected a src of {self.dtype}, got {values.dtype}; cast it first")
         else:
             values = graph.const(src, self.dtype, chosen.shape)
         # rows that the index does not reach get the index -1, which writes nothing
@@ -124,7 +120,7 @@ class Gathering(Indexing):
         """`scatter` that folds by "sum", "prod", "mean", "amax" or "amin", with or without what was there."""
         known = ("sum", "prod", "mean", "amax", "amin")
         if reduce not in known:
-            raise fault(ArgumentError, f"scatter_reduce: expected one of {', '.join(known)}, got {reduce!r}")
+            raise ArgumentError(f"scatter_reduce: expected one of {', '.join(known)}, got {reduce!r}")
         if reduce == "amin":
             return (
                 self._mirrored().scatter_reduce(dim, index, src._mirrored(), "amax", include_self)._mirrored()
@@ -160,20 +156,19 @@ class Gathering(Indexing):
             return self.flatten().repeat_interleave(repeats, 0)
         counts, size = self._lift(repeats), self.size(dim)
         if not counts.dtype.is_integer or counts.shape not in ((), (1,), (size,)):
-            raise fault(
-                ShapeError,
+            raise ShapeError(
                 f"repeat_interleave: expected {size} integers for {self._text()}, got {counts._text()}",
             )
         each = np.broadcast_to(counts.numpy(), (size,))
         if each.size and each.min() < 0:
-            raise fault(ShapeError, f"repeat_interleave: expected repeats >= 0, got {each.min()}")
+            raise ShapeError(f"repeat_interleave: expected repeats >= 0, got {each.min()}")
         return self.index_select(dim, np.repeat(np.arange(size, dtype=np.int32), each))
 
     def masked_select(self, mask: Any) -> Self:
         """The elements where a mask (that broadcasts) holds, as a vector; computes."""
         chosen = self._lift(mask)
         if chosen.dtype is not bool_:
-            raise fault(DTypeError, f"masked_select: expected a bool mask, got {chosen.dtype}")
+            raise DTypeError(f"masked_select: expected a bool mask, got {chosen.dtype}")
         shape = broadcast_shapes("masked_select", [self, chosen])
         flat = self.broadcast_to(shape).flatten()
         return flat[chosen.broadcast_to(shape).flatten()]

@@ -13,7 +13,6 @@ from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, Expr, product
 from petaflop.tensor.base import broadcast_shapes
-from petaflop.tensor.fault import fault
 from petaflop.tensor.movement import size_node
 
 __all__ = ["NEW", "Axis", "IndexPlan", "kept_sizes", "slice_axis", "span"]
@@ -62,7 +61,7 @@ class IndexPlan:
         try:
             return broadcast_shapes("index", arrays)
         except ShapeError as error:  # NumPy and PyTorch raise IndexError for this one
-            raise fault(IndexRangeError, str(error)) from None
+            raise IndexRangeError(str(error)) from None
 
     def _flat_index(self, axes: list[Axis]) -> Any:
         sizes = [self.shape[number] for number in self.numbers]
@@ -144,15 +143,15 @@ def slice_axis(item: slice, size: Dim) -> Axis:
         try:
             found = range(*item.indices(size))
         except TypeError:
-            raise fault(ArgumentTypeError, f"index: expected integers in a slice, got {item}") from None
+            raise ArgumentTypeError(f"index: expected integers in a slice, got {item}") from None
         except ValueError:
-            raise fault(ArgumentError, f"index: expected a step other than 0, got {item}") from None
+            raise ArgumentError(f"index: expected a step other than 0, got {item}") from None
         count = len(found)
         if not count:
             return Axis(min(max(found.start, 0), size), 0)
         return Axis(min(found[0], found[-1]), count, abs(found.step), found.step < 0)
     if item.step not in (None, 1):
-        raise fault(ArgumentError, f"index: expected step 1 in a symbolic slice, got {item.step}")
+        raise ArgumentError(f"index: expected step 1 in a symbolic slice, got {item.step}")
     start = 0 if item.start is None else item.start
     stop = size if item.stop is None else item.stop
     start = size + start if isinstance(start, int) and start < 0 else start

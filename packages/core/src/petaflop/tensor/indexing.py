@@ -21,7 +21,6 @@ from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, Expr
 from petaflop.tensor.base import TensorBase
-from petaflop.tensor.fault import fault
 from petaflop.tensor.index_plan import NEW, Axis, IndexPlan, kept_sizes, slice_axis, span
 from petaflop.tensor.movement import size_node
 from petaflop.tensor.random import Random
@@ -55,10 +54,10 @@ class Indexing(Random):
         used = sum(_consumes(item) for item in raw)
         dots = [position for position, item in enumerate(raw) if item is Ellipsis]
         if len(dots) > 1:
-            raise fault(IndexRangeError, "index: expected at most one '...', got more")
+            raise IndexRangeError("index: expected at most one '...', got more")
         if used > self.ndim:
-            raise fault(
-                IndexRangeError, f"index: expected at most {self.ndim} indices for {self._text()}, got {used}"
+            raise IndexRangeError(
+                f"index: expected at most {self.ndim} indices for {self._text()}, got {used}"
             )
         place = dots[0] if dots else len(raw)
         raw[place : place + len(dots)] = [slice(None)] * (self.ndim - used)
@@ -110,13 +109,12 @@ class Indexing(Random):
             try:
                 array = np.asarray(item)
             except ValueError:
-                raise fault(IndexRangeError, f"index: expected rows of one length, got {item}") from None
+                raise IndexRangeError(f"index: expected rows of one length, got {item}") from None
             return array.astype(np.int32) if array.size == 0 and not isinstance(item, np.ndarray) else array
         try:
             return operator.index(item)
         except TypeError:
-            raise fault(
-                IndexRangeError,
+            raise IndexRangeError(
                 "index: expected integers, slices, None, ..., masks or integer arrays, "
                 f"got {type(item).__name__}",
             ) from None
@@ -130,8 +128,7 @@ class Indexing(Random):
         if isinstance(item, int):
             if isinstance(size, int):
                 if not -size <= item < size:
-                    raise fault(
-                        IndexRangeError,
+                    raise IndexRangeError(
                         f"index: expected -{size} <= index < {size} for axis {axis}, got {item}",
                     )
                 return Axis(item % size, 1, dropped=True)
@@ -142,15 +139,15 @@ class Indexing(Random):
         """Integer indices as a tensor, negative ones counted from the end."""
         if isinstance(item, np.ndarray):
             if item.dtype.kind not in "iu":
-                raise fault(IndexRangeError, f"index: expected integers or bool, got {item.dtype}")
+                raise IndexRangeError(f"index: expected integers or bool, got {item.dtype}")
             if isinstance(size, int) and item.size and not (-size <= item.min() and item.max() < size):
                 wrong = item.min() if item.min() < -size else item.max()
-                raise fault(
-                    IndexRangeError, f"index: expected -{size} <= index < {size} for axis {axis}, got {wrong}"
+                raise IndexRangeError(
+                    f"index: expected -{size} <= index < {size} for axis {axis}, got {wrong}"
                 )
             return type(self)(np.where(item < 0, item + size, item).astype(np.int32), None, self.device)
         if not item.dtype.is_integer:
-            raise fault(IndexRangeError, f"index: expected integers or bool, got {item.dtype}")
+            raise IndexRangeError(f"index: expected integers or bool, got {item.dtype}")
         index = item.detach()
         wide = index.cast(int64 if index.dtype.itemsize == 8 else int32)
         return (wide < 0).where(wide + wide._wrap(size_node(size, ())), wide)
@@ -160,8 +157,7 @@ class Indexing(Random):
         it."""
         for offset, size in enumerate(mask.shape):
             if self.shape[axis + offset] != size:
-                raise fault(
-                    IndexRangeError,
+                raise IndexRangeError(
                     f"index: expected a mask that matches {self._text()} at axis {axis + offset}, "
                     f"got {list(mask.shape)}",
                 )
@@ -276,8 +272,6 @@ def _broadcast_value(source: Any, shape: tuple[Dim, ...]) -> Node:
         n in (1, size) for n, size in zip(node.shape[::-1], shape[::-1], strict=False)
     )
     if not fits:
-        raise fault(
-            ShapeError, f"setitem: expected a value that broadcasts to {list(shape)}, got {source._text()}"
-        )
+        raise ShapeError(f"setitem: expected a value that broadcasts to {list(shape)}, got {source._text()}")
     missing = len(shape) - len(node.shape)
     return view.expand(view.reshape(node, (1,) * missing + node.shape), shape)

@@ -14,7 +14,6 @@ from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim
 from petaflop.tensor.base import common_dtype
-from petaflop.tensor.fault import fault
 from petaflop.tensor.movement import Movement, dims, size_node
 
 __all__ = ["Joining"]
@@ -31,7 +30,7 @@ class Joining(Movement):
         """Tensors joined along an existing axis; `a.cat(b, c, dim=1)` or `Tensor.cat([a, b, c], 1)`."""
         tensors, dim = _tensors_and_axis("cat", self, others, dim)
         if not all(tensor.ndim for tensor in tensors):
-            raise fault(ShapeError, "cat: expected tensors with axes, got a scalar; use stack()")
+            raise ShapeError("cat: expected tensors with axes, got a scalar; use stack()")
         kept = [t for t in tensors if t.shape != (0,)] or tensors[:1]  # PyTorch skips legacy empty tensors
         first = kept[0]
         axis = first._axis("cat", dim)
@@ -40,8 +39,7 @@ class Joining(Movement):
                 a == b for k, (a, b) in enumerate(zip(tensor.shape, first.shape, strict=True)) if k != axis
             )
             if not same:
-                raise fault(
-                    ShapeError,
+                raise ShapeError(
                     f"cat: expected sizes equal but at axis {axis}, got {first._text()} and {tensor._text()}",
                 )
         return first._joined(kept, axis, common_dtype(tensors))
@@ -72,9 +70,7 @@ class Joining(Movement):
         tensors, dim = _tensors_and_axis("stack", self, others, dim)
         for tensor in tensors[1:]:
             if tensor.shape != tensors[0].shape:
-                raise fault(
-                    ShapeError, f"stack: expected one shape, got {tensors[0]._text()} and {tensor._text()}"
-                )
+                raise ShapeError(f"stack: expected one shape, got {tensors[0]._text()} and {tensor._text()}")
         axis = tensors[0]._axis("stack", dim, extra=1)
         parts = [tensor.unsqueeze(axis) for tensor in tensors]
         return parts[0]._joined(parts, axis, common_dtype(tensors))
@@ -85,20 +81,20 @@ class Joining(Movement):
         total = self.size(axis)
         if isinstance(split_size, int):
             if split_size <= 0:
-                raise fault(ShapeError, f"split: expected a size > 0, got {split_size}")
+                raise ShapeError(f"split: expected a size > 0, got {split_size}")
             starts = range(0, max(total, 1), split_size)  # type: ignore[type-var]
             sizes = [min(split_size, total - start) for start in starts]  # type: ignore[type-var]
         else:
             sizes = list(split_size)
         if sum(sizes) != total or min(sizes, default=0) < 0:  # type: ignore[type-var]
-            raise fault(ShapeError, f"split: expected sizes that add up to {total}, got {sizes}")
+            raise ShapeError(f"split: expected sizes that add up to {total}, got {sizes}")
         ends = list(itertools.accumulate(sizes))
         return tuple(self._part(axis, end - size, end) for size, end in zip(sizes, ends, strict=True))
 
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Self, ...]:
         """At most `chunks` parts of equal size along an axis; the last may be smaller."""
         if chunks <= 0:
-            raise fault(ShapeError, f"chunk: expected chunks > 0, got {chunks}")
+            raise ShapeError(f"chunk: expected chunks > 0, got {chunks}")
         size = self.size(dim)
         if size == 0:
             return self.split([0] * chunks, dim)
@@ -109,17 +105,17 @@ class Joining(Movement):
         axis = self._axis("unbind", dim)
         size = self.size(axis)
         if not isinstance(size, int):
-            raise fault(ShapeError, f"unbind: expected a known size, got {size}")
+            raise ShapeError(f"unbind: expected a known size, got {size}")
         return tuple(self._part(axis, k, k + 1).squeeze(axis) for k in range(size))
 
     def meshgrid(self, *others: Any, indexing: str = "ij") -> tuple[Self, ...]:
         """One tensor per vector, with an axis for each of them; "ij" or "xy" order."""
         if indexing not in ("ij", "xy"):
-            raise fault(ArgumentError, f"meshgrid: expected indexing ij or xy, got {indexing!r}")
+            raise ArgumentError(f"meshgrid: expected indexing ij or xy, got {indexing!r}")
         vectors = _tensors("meshgrid", self, others)
         for vector in vectors:
             if vector.ndim > 1:
-                raise fault(ShapeError, f"meshgrid: expected vectors, got {vector._text()}")
+                raise ShapeError(f"meshgrid: expected vectors, got {vector._text()}")
         shape = tuple(vector.numel() for vector in vectors)
         grids = []
         for axis, vector in enumerate(vectors):
@@ -135,7 +131,7 @@ class Joining(Movement):
         """The diagonal of two axes, as a new last axis."""
         a, b = self._axis("diagonal", dim1), self._axis("diagonal", dim2)
         if a == b:
-            raise fault(ShapeError, f"diagonal: expected two different axes, got {dim1} and {dim2}")
+            raise ShapeError(f"diagonal: expected two different axes, got {dim1} and {dim2}")
         order = [axis for axis in range(self.ndim) if axis not in (a, b)]
         moved = self.permute(*order, a, b)
         rows, columns = moved.shape[-2:]
@@ -155,7 +151,7 @@ class Joining(Movement):
         if self.ndim == 2:
             return self.diagonal(diagonal)
         if self.ndim != 1:
-            raise fault(ShapeError, f"diag: expected a vector or a matrix, got {self._text()}")
+            raise ShapeError(f"diag: expected a vector or a matrix, got {self._text()}")
         length = self.shape[0]
         flat = self.unsqueeze(1)._pad_constant([(0, 0), (0, length)])
         square = flat.reshape(-1)._part(0, 0, length * length).reshape(length, length)
@@ -165,7 +161,7 @@ class Joining(Movement):
     def _triangle(self, name: str, diagonal: int) -> tuple[Node, Node]:
         """(row + diagonal, column) of every element."""
         if self.ndim < 2:
-            raise fault(ShapeError, f"{name}: expected at least 2 axes, got {self._text()}")
+            raise ShapeError(f"{name}: expected at least 2 axes, got {self._text()}")
         rows = graph.iota(self.shape, self.ndim - 2)
         columns = graph.iota(self.shape, self.ndim - 1)
         return graph.compute(Op.ADD, rows, graph.const(diagonal, int32, self.shape)), columns
@@ -193,7 +189,7 @@ class Joining(Movement):
         listed = (dims,) if isinstance(dims, int) else dims
         axes = tuple(self._axis("roll", axis) for axis in listed)
         if len(amounts) != len(axes):
-            raise fault(ShapeError, f"roll: expected one shift per axis, got {len(amounts)} and {len(axes)}")
+            raise ShapeError(f"roll: expected one shift per axis, got {len(amounts)} and {len(axes)}")
         result = self
         for amount, axis in zip(amounts, axes, strict=True):
             size = self.shape[axis]
@@ -213,9 +209,7 @@ class Joining(Movement):
             return self._pad_constant(widths, value)
         pick = {"reflect": _reflect, "replicate": _replicate, "circular": _circular}.get(mode)
         if pick is None:
-            raise fault(
-                ArgumentError, f"pad: expected constant, reflect, replicate or circular, got {mode!r}"
-            )
+            raise ArgumentError(f"pad: expected constant, reflect, replicate or circular, got {mode!r}")
         crop = [(min(before, 0), min(after, 0)) for before, after in widths]
         # as in PyTorch, what has been cut off is still reflected, but no longer wraps around
         result = self._pad_constant(crop) if mode == "circular" else self
@@ -227,13 +221,11 @@ class Joining(Movement):
     def _pad_widths(self, padding: Sequence[Any]) -> list[tuple[Any, Any]]:
         if any(width is None or isinstance(width, (tuple, list)) for width in padding):
             if len(padding) != self.ndim:
-                raise fault(
-                    ShapeError, f"pad: expected {self.ndim} pairs for {self._text()}, got {len(padding)}"
-                )
+                raise ShapeError(f"pad: expected {self.ndim} pairs for {self._text()}, got {len(padding)}")
             return [(0, 0) if width is None else (width[0], width[1]) for width in padding]
         flat = dims("pad", (tuple(padding),))
         if len(flat) % 2 or len(flat) > 2 * self.ndim:
-            raise fault(ShapeError, f"pad: expected pairs for up to {self.ndim} axes, got {len(flat)} widths")
+            raise ShapeError(f"pad: expected pairs for up to {self.ndim} axes, got {len(flat)} widths")
         pairs = list(zip(flat[::2], flat[1::2], strict=True))[::-1]
         return [(0, 0)] * (self.ndim - len(pairs)) + pairs
 
@@ -244,9 +236,9 @@ def _tensors(name: str, first: Any, others: Sequence[Any]) -> list[Any]:
     if len(tensors) == 2 and isinstance(tensors[1], (list, tuple)):
         tensors = [tensors[0], *tensors[1]]
     if not tensors:
-        raise fault(ShapeError, f"{name}: expected at least one tensor, got none")
+        raise ShapeError(f"{name}: expected at least one tensor, got none")
     if not all(isinstance(tensor, Movement) for tensor in tensors):
-        raise fault(ArgumentTypeError, f"{name}: expected tensors, got {[type(t).__name__ for t in tensors]}")
+        raise ArgumentTypeError(f"{name}: expected tensors, got {[type(t).__name__ for t in tensors]}")
     return tensors
 
 
@@ -260,7 +252,7 @@ def _tensors_and_axis(name: str, first: Any, others: Sequence[Any], dim: int) ->
 def _reflect(tensor: Any, axis: int, before: int, after: int) -> Any:
     size = tensor.shape[axis]
     if before >= size or after >= size:
-        raise fault(ShapeError, f"pad: expected reflect widths below {size}, got {(before, after)}")
+        raise ShapeError(f"pad: expected reflect widths below {size}, got {(before, after)}")
     left = tensor._part(axis, 1, before + 1).flip(axis)
     right = tensor._part(axis, size - 1 - after, size - 1).flip(axis)
     return left.cat(tensor, right, dim=axis)
@@ -279,5 +271,5 @@ def _replicate(tensor: Any, axis: int, before: int, after: int) -> Any:
 def _circular(tensor: Any, axis: int, before: int, after: int) -> Any:
     size = tensor.shape[axis]
     if before > size or after > size:
-        raise fault(ShapeError, f"pad: expected circular widths of at most {size}, got {(before, after)}")
+        raise ShapeError(f"pad: expected circular widths of at most {size}, got {(before, after)}")
     return tensor._part(axis, size - before, size).cat(tensor, tensor._part(axis, 0, after), dim=axis)

@@ -15,7 +15,6 @@ from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, Expr, product
 from petaflop.tensor.base import TensorBase
-from petaflop.tensor.fault import fault
 
 __all__ = ["Movement", "dims", "size_node"]
 
@@ -27,7 +26,7 @@ def dims(name: str, sizes: Sequence[Any]) -> tuple[Dim, ...]:
     try:
         return tuple(size if isinstance(size, Expr) else operator.index(size) for size in sizes)
     except TypeError:
-        raise fault(ArgumentTypeError, f"{name}: expected integers, got {tuple(sizes)}") from None
+        raise ArgumentTypeError(f"{name}: expected integers, got {tuple(sizes)}") from None
 
 
 class Movement(TensorBase):
@@ -47,19 +46,17 @@ class Movement(TensorBase):
         unknown = [axis for axis, size in enumerate(sizes) if not isinstance(size, Expr) and size == -1]
         total = self.numel()
         if len(unknown) > 1 or any(not isinstance(size, Expr) and size < -1 for size in sizes):
-            raise fault(ShapeError, f"reshape: expected sizes >= 0 and at most one -1, got {sizes}")
+            raise ShapeError(f"reshape: expected sizes >= 0 and at most one -1, got {sizes}")
         if unknown:
             rest = product([size for axis, size in enumerate(sizes) if axis != unknown[0]])
             if rest == 0 or (isinstance(rest, int) and isinstance(total, int) and total % rest):
-                raise fault(ShapeError, f"reshape: expected sizes that divide {total} elements, got {sizes}")
+                raise ShapeError(f"reshape: expected sizes that divide {total} elements, got {sizes}")
             quotient = total // rest
             sizes[unknown[0]] = (
                 int(quotient.arg) if isinstance(quotient, Expr) and quotient.op is Op.CONST else quotient
             )
         if product(sizes) != total:
-            raise fault(
-                ShapeError, f"reshape: expected {total} elements for {self._text()}, got shape {sizes}"
-            )
+            raise ShapeError(f"reshape: expected {total} elements for {self._text()}, got shape {sizes}")
         return self._wrap(view.reshape(self.node, tuple(sizes)))
 
     def view(self, *shape: Any) -> Self:
@@ -72,7 +69,7 @@ class Movement(TensorBase):
         """The axes from `start_dim` to `end_dim` as one."""
         start, end = self._axis("flatten", start_dim), self._axis("flatten", end_dim)
         if start > end:
-            raise fault(ShapeError, f"flatten: expected start_dim <= end_dim, got {start_dim} and {end_dim}")
+            raise ShapeError(f"flatten: expected start_dim <= end_dim, got {start_dim} and {end_dim}")
         shape = self.shape
         return self.reshape(*shape[:start], product(shape[start : end + 1]), *shape[end + 1 :])
 
@@ -84,9 +81,7 @@ class Movement(TensorBase):
             rest = product([size for size in inner if size != -1])
             inner[inner.index(-1)] = self.shape[axis] // rest if rest != 0 else 0
         if product(inner) != self.shape[axis]:
-            raise fault(
-                ShapeError, f"unflatten: expected sizes of product {self.shape[axis]}, got {list(sizes)}"
-            )
+            raise ShapeError(f"unflatten: expected sizes of product {self.shape[axis]}, got {list(sizes)}")
         return self.reshape(*self.shape[:axis], *inner, *self.shape[axis + 1 :])
 
     def squeeze(self, dim: int | Sequence[int] | None = None) -> Self:
@@ -107,7 +102,7 @@ class Movement(TensorBase):
         named = dims("permute", order)
         axes = tuple(self._axis("permute", axis) for axis in named)
         if sorted(axes) != list(range(self.ndim)):
-            raise fault(ShapeError, f"permute: expected each of {self.ndim} axes once, got {list(named)}")
+            raise ShapeError(f"permute: expected each of {self.ndim} axes once, got {list(named)}")
         return self._wrap(view.permute(self.node, axes))
 
     def transpose(self, dim0: int = 1, dim1: int = 0) -> Self:
@@ -132,9 +127,7 @@ class Movement(TensorBase):
         """Axes moved to other places; the others keep their order."""
         starts, ends = self._axes("movedim", source), self._axes("movedim", destination)
         if len(starts) != len(ends):
-            raise fault(
-                ShapeError, f"movedim: expected as many places as axes, got {source} and {destination}"
-            )
+            raise ShapeError(f"movedim: expected as many places as axes, got {source} and {destination}")
         order = [axis for axis in range(self.ndim) if axis not in starts]
         for end, start in sorted(zip(ends, starts, strict=True)):
             order.insert(end, start)
@@ -151,15 +144,13 @@ class Movement(TensorBase):
         sizes = list(dims("expand", shape))
         missing = len(sizes) - self.ndim
         if missing < 0:
-            raise fault(
-                ShapeError, f"expand: expected at least {self.ndim} sizes for {self._text()}, got {sizes}"
-            )
+            raise ShapeError(f"expand: expected at least {self.ndim} sizes for {self._text()}, got {sizes}")
         old = (1,) * missing + self.shape
         for axis, size in enumerate(sizes):
             if not isinstance(size, Expr) and size == -1 and axis >= missing:
                 sizes[axis] = old[axis]
             elif old[axis] not in (1, size) or (not isinstance(size, Expr) and size < 0):
-                raise fault(ShapeError, f"expand: expected sizes equal or 1, got {self._text()} to {sizes}")
+                raise ShapeError(f"expand: expected sizes equal or 1, got {self._text()} to {sizes}")
         return self._wrap(view.expand(view.reshape(self.node, old), tuple(sizes)))
 
     def expand_as(self, other: TensorBase) -> Self:
@@ -171,7 +162,7 @@ class Movement(TensorBase):
         """The whole tensor tiled; new axes in front."""
         counts = dims("repeat", repeats)
         if len(counts) < self.ndim or any(isinstance(c, int) and c < 0 for c in counts):
-            raise fault(ShapeError, f"repeat: expected {self.ndim} or more counts >= 0, got {list(counts)}")
+            raise ShapeError(f"repeat: expected {self.ndim} or more counts >= 0, got {list(counts)}")
         old = (1,) * (len(counts) - self.ndim) + self.shape
         split = tuple(itertools.chain.from_iterable((1, size) for size in old))
         tiled = tuple(itertools.chain.from_iterable(zip(counts, old, strict=True)))
@@ -187,7 +178,7 @@ class Movement(TensorBase):
         axis = self._axis("repeat_interleave", dim)
         (repeats,) = dims("repeat_interleave", (repeats,))
         if not isinstance(repeats, Expr) and repeats < 0:
-            raise fault(ShapeError, f"repeat_interleave: expected repeats >= 0, got {repeats}")
+            raise ShapeError(f"repeat_interleave: expected repeats >= 0, got {repeats}")
         shape = self.shape
         node = view.reshape(self.node, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
         node = view.expand(node, (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
@@ -200,7 +191,7 @@ class Movement(TensorBase):
             start = -before if isinstance(before, int) and before < 0 else 0
             stop = size + after if isinstance(after, int) and after < 0 else size
             if isinstance(start, int) and isinstance(stop, int) and stop < start:
-                raise fault(ShapeError, f"pad: expected sizes >= 0, got {self._text()} with {list(widths)}")
+                raise ShapeError(f"pad: expected sizes >= 0, got {self._text()} with {list(widths)}")
             ranges.append((start, stop))
         node = view.shrink(node, tuple(ranges))
         positive = tuple(
@@ -216,16 +207,14 @@ class Movement(TensorBase):
     def shrink(self, ranges: Sequence[tuple[Any, Any] | None]) -> Self:
         """start <= i < stop of each axis; None keeps an axis."""
         if len(ranges) != self.ndim:
-            raise fault(
-                ShapeError, f"shrink: expected {self.ndim} ranges for {self._text()}, got {len(ranges)}"
-            )
+            raise ShapeError(f"shrink: expected {self.ndim} ranges for {self._text()}, got {len(ranges)}")
         full = tuple(
             (0, size) if pair is None else pair for pair, size in zip(ranges, self.shape, strict=True)
         )
         for (start, stop), size in zip(full, self.shape, strict=True):
             known = all(isinstance(value, int) for value in (start, stop, size))
             if known and not 0 <= start <= stop <= size:  # type: ignore[operator]
-                raise fault(ShapeError, f"shrink: expected 0 <= start <= stop <= {size}, got {(start, stop)}")
+                raise ShapeError(f"shrink: expected 0 <= start <= stop <= {size}, got {(start, stop)}")
         return self._wrap(view.shrink(self.node, full))
 
     def _part(self, axis: int, start: Dim, stop: Dim) -> Self:
@@ -240,7 +229,7 @@ class Movement(TensorBase):
         size = self.size(axis)
         if isinstance(start, int) and isinstance(size, int):
             if not -size <= start <= size:
-                raise fault(IndexRangeError, f"narrow: expected {-size} <= start <= {size}, got {start}")
+                raise IndexRangeError(f"narrow: expected {-size} <= start <= {size}, got {start}")
             start += size * (start < 0)
         return self.shrink([(start, start + length) if k == axis else None for k in range(self.ndim)])
 
@@ -250,10 +239,10 @@ class Movement(TensorBase):
         axis = self._axis("unfold", dim)
         span = dilation * (size - 1) + 1
         if size < 0 or step < 1 or dilation < 1:
-            raise fault(ShapeError, f"unfold: expected size >= 0 and step >= 1, got {size} and {step}")
+            raise ShapeError(f"unfold: expected size >= 0 and step >= 1, got {size} and {step}")
         length = self.shape[axis]
         if isinstance(length, int) and span > length:
-            raise fault(ShapeError, f"unfold: expected a window of at most {length}, got {span}")
+            raise ShapeError(f"unfold: expected a window of at most {length}, got {span}")
         return self._wrap(view.window(self.node, axis, size, step, dilation))
 
 

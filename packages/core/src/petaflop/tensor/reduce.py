@@ -17,7 +17,6 @@ from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, product
 from petaflop.tensor import formulas
 from petaflop.tensor.base import float_dtype
-from petaflop.tensor.fault import fault
 from petaflop.tensor.functions import Functions
 from petaflop.tensor.value import Value, where
 
@@ -66,14 +65,12 @@ class Reductions(Functions):
 
     def _not_empty(self, name: str, axes: tuple[int, ...]) -> None:
         if any(self.shape[axis] == 0 for axis in axes):
-            raise fault(
-                IndexRangeError, f"{name}: expected at least one element along {axes}, got {self._text()}"
-            )
+            raise IndexRangeError(f"{name}: expected at least one element along {axes}, got {self._text()}")
 
     def _extreme_axes(self, name: str, axis: Any) -> tuple[int, ...]:
         """The axes of max or min: RuntimeError for an empty tensor, IndexError for an empty axis."""
         if axis is None and self.numel() == 0:
-            raise fault(ShapeError, f"{name}: expected at least one element, got {self._text()}")
+            raise ShapeError(f"{name}: expected at least one element, got {self._text()}")
         axes = self._axes(name, axis)
         self._not_empty(name, axes)
         return axes
@@ -98,7 +95,7 @@ class Reductions(Functions):
 
     def _float(self, name: str) -> Self:
         if not self.dtype.is_float:
-            raise fault(DTypeError, f"{name}: expected a float tensor, got {self.dtype}; cast it first")
+            raise DTypeError(f"{name}: expected a float tensor, got {self.dtype}; cast it first")
         return self
 
     def _count(self, axes: tuple[int, ...]) -> Dim:

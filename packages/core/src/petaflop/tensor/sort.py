@@ -15,7 +15,6 @@ from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
-from petaflop.tensor.fault import fault
 from petaflop.tensor.gathering import Gathering
 from petaflop.tensor.value import Value, where
 
@@ -47,7 +46,7 @@ class Sorting(Gathering):
             return self._wrap(graph.const(0, int32))
         size = self.shape[axis]
         if not isinstance(size, int):
-            raise fault(ShapeError, f"sort: expected a known size along axis {axis}, got {size}")
+            raise ShapeError(f"sort: expected a known size along axis {axis}, got {size}")
         last = self.detach().movedim(axis, -1)
         found = last._counted_order(descending) if size <= _MAX_COUNTED else last._network_order(descending)
         return found.movedim(-1, axis)
@@ -91,7 +90,7 @@ class Sorting(Gathering):
         axis = self._axis("topk", dim)
         size = self.shape[axis] if self.shape else 1
         if not 0 <= k <= size:
-            raise fault(ShapeError, f"topk: expected 0 <= k <= {size}, got {k} for {self._text()}")
+            raise ShapeError(f"topk: expected 0 <= k <= {size}, got {k} for {self._text()}")
         values, order = self.sort(dim, descending=largest)
         if not self.shape:
             return values, order
@@ -101,7 +100,7 @@ class Sorting(Gathering):
         """(the k-th smallest, its index) along an axis; k counts from 1."""
         axis = self._axis("kthvalue", dim)
         if not 1 <= k <= self.shape[axis]:
-            raise fault(ArgumentError, f"kthvalue: expected 1 <= k <= {self.shape[axis]}, got {k}")
+            raise ArgumentError(f"kthvalue: expected 1 <= k <= {self.shape[axis]}, got {k}")
         parts = tuple(part._part(axis, k - 1, k) for part in self.sort(dim))
         return (parts[0], parts[1]) if keepdim else (parts[0].squeeze(axis), parts[1].squeeze(axis))
 
@@ -114,11 +113,9 @@ class Sorting(Gathering):
         these probabilities.
         """
         if self.ndim not in (1, 2) or num_samples < 1:
-            raise fault(
-                ArgumentError, f"multinomial: expected 1 or 2 axes and samples > 0, got {self._text()}"
-            )
+            raise ArgumentError(f"multinomial: expected 1 or 2 axes and samples > 0, got {self._text()}")
         if not self.dtype.is_float:
-            raise fault(DTypeError, f"multinomial: expected float weights, got {self.dtype}")
+            raise DTypeError(f"multinomial: expected float weights, got {self.dtype}")
         weights = self.detach().cast(float32)
         if replacement:
             running = weights.cumsum(-1)
@@ -127,9 +124,7 @@ class Sorting(Gathering):
             below = running.unsqueeze(-2) <= drawn.unsqueeze(-1)
             return below.cast(int32).sum(-1).clamp(max=self.shape[-1] - 1)
         if isinstance(self.shape[-1], int) and num_samples > self.shape[-1]:
-            raise fault(
-                ShapeError, f"multinomial: expected at most {self.shape[-1]} samples, got {num_samples}"
-            )
+            raise ShapeError(f"multinomial: expected at most {self.shape[-1]} samples, got {num_samples}")
         uniform = 1 - self.rand(*self.shape, device=self.device)  # (0, 1]
         return (-(uniform.log()) / weights).topk(num_samples, largest=False)[1]
 
@@ -137,7 +132,7 @@ class Sorting(Gathering):
     def randperm(cls, n: int, dtype: Any = None, device: str | None = None) -> Self:
         """A random order of 0 … n − 1, int32 unless told."""
         if n < 0:
-            raise fault(ShapeError, f"randperm: expected n >= 0, got {n}")
+            raise ShapeError(f"randperm: expected n >= 0, got {n}")
         if n == 0:
             return cls.zeros(0, dtype=dtype or int32, device=device)
         drawn = cls._drawn(cls._words((n,), device), uint32, device, False)
