@@ -101,7 +101,7 @@ def replay() -> tuple[int, float]:
     start = Tensor.rand(32, 32).realize()
     for _ in range(3):
         chain(start)
-    (capture,) = next(iter(chain.captures.values()))
+    ((capture, _),) = next(iter(chain.captures.values()))
     return len(capture.prepared.programs), statistics.median(
         seconds(lambda: chain(start)) for _ in range(99)
     ) * 1e3
