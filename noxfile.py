@@ -240,6 +240,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(requires=["build"])
+def soak(session: nox.Session) -> None:
+    """Compare random graphs on two devices: `-- --backend cpu --graphs 20000 --counts FILE`; resumes FILE."""
+    provide(session, ["core", "backend-cpu", "conformance"], TESTS)
+    given = session.posargs or ["--backend", "cpu", "--graphs", "1000", "--counts", "soak-cpu.json"]
+    with tempfile.TemporaryDirectory(prefix="petaflop-") as folder:
+        session.run("python", "-m", "petaflop_conformance.soak", *given, env=environment(folder))
+
+
+@nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
     """Write the documents that are generated from tables in the code."""
     provide(session, ["core", "backend-cpu"], [])

@@ -34,6 +34,8 @@ def _folder(name: str) -> str:
 
 SUBJECTS = {
     "backend": Subject("backend", ("plugin", "render", "core", "full", UNGRADED), _folder("suite")),
+    "scheme": Subject("quant", ("format", "graph"), _folder("suite_scheme")),
+    "importer": Subject("importer", ("hostile", "model"), _folder("suite_importer")),
 }
 LEVELS = tuple(level for subject in SUBJECTS.values() for level in subject.levels)
 SUITE = SUBJECTS["backend"].suite
@@ -42,6 +44,13 @@ SUITE = SUBJECTS["backend"].suite
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("petaflop", "petaflop conformance")
     group.addoption("--petaflop-backend", metavar="NAME", help="the backend to examine, by its device name")
+    group.addoption("--petaflop-scheme", metavar="NAME", help="the quantization scheme to examine")
+    group.addoption("--petaflop-importer", metavar="NAME", help="the importer to examine")
+    group.addoption(
+        "--petaflop-samples",
+        metavar="FOLDER",
+        help="model files that the importer must load; without them its level `model` does not apply",
+    )
     group.addoption(
         "--petaflop-level",
         choices=LEVELS,

@@ -96,7 +96,7 @@ class Weaver:
             array = random.integers(*limits, shape, endpoint=True).astype(dtype.numpy)
         else:
             array = random.uniform(-4, 4, shape).astype(dtype.numpy)
-        if low == -100 and self.choose(range(12)) == 0:
+        if low == -100 and self.choose(range(8)) == 0:
             flat = array.reshape(-1)
             flat[: flat.size // 3] = random.choice(awkward(dtype), flat.size // 3)
         return self.add(array)

@@ -22,10 +22,13 @@ def main(folder: Path, *runs: str) -> None:
             (folder / f"{name}.txt").open("w", encoding="utf-8") as output,
             contextlib.redirect_stdout(output),
         ):
-            code = pytest.main(
-                ["-q", "-p", "no:cacheprovider", f"--petaflop-backend={backend}", report, *arguments]
-            )
+            code = pytest.main(["-q", "-p", "no:cacheprovider", _option(backend), report, *arguments])
         (folder / f"{name}.code").write_text(str(int(code)), "utf-8")
+
+
+def _option(subject: str) -> str:
+    """A backend's name, or an option that says what to examine instead."""
+    return subject if subject.startswith("--") else f"--petaflop-backend={subject}"
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from petaflop.ir.kernel import (
 from petaflop.ir.loops import Loops, Signature
 from petaflop.ir.plan import Plan
 from petaflop.ir.target import MatrixInstruction, Target
+from petaflop.plugins.command import Command
 from petaflop.plugins.hookspecs import API_VERSION, hookimpl
 from petaflop.plugins.importer import ImportedModel, Importer, TensorSpec, check_inputs
 from petaflop.plugins.scheme import Encoder, Packed, Plane, QuantScheme, SchemeFile
@@ -69,6 +70,7 @@ __all__ = [
     "CDialect",
     "CNumber",
     "Capabilities",
+    "Command",
     "CompileError",
     "CompileRecord",
     "Config",

@@ -12,8 +12,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from petaflop.errors import CompileError, DeviceMemoryError, NumericsError, PetaflopError
+
+if TYPE_CHECKING:
+    from petaflop.plugins.command import Command
 
 __all__ = ["COMMANDS", "EXIT_CODES", "main"]
 
@@ -62,6 +66,7 @@ def _dispatch(arguments: list[str]) -> int:
         if name == chosen:
             module = import_module(f"petaflop.cli.{name}")
             module.configure(command)
+    plugged = _plugged(commands, chosen) if chosen not in COMMANDS else None
     options = parser.parse_args(arguments)
     if options.version:
         print(_version())
@@ -69,9 +74,27 @@ def _dispatch(arguments: list[str]) -> int:
     if options.command is None:
         parser.print_help(sys.stderr)
         return 2
-    result = int(import_module(f"petaflop.cli.{options.command}").run(options))
+    runs = plugged or import_module(f"petaflop.cli.{options.command}")
+    result = int(runs.run(options))
     sys.stdout.flush()  # here, so that a closed pipe is this command's and not the interpreter's trouble
     return result
+
+
+def _plugged(commands: Any, chosen: str | None) -> Command | None:
+    """Add the commands that plugins offer; import only the chosen one."""
+    from petaflop.plugins.manager import plugin_manager
+
+    manager = plugin_manager()
+    for name in manager.names("command"):
+        if name != chosen:
+            commands.add_parser(name, help="from a plugin")
+    if chosen not in manager.names("command"):
+        return None
+    assert chosen is not None
+    command: Command = manager.get("command", chosen)
+    parser = commands.add_parser(chosen, help=command.summary, description=command.summary)
+    command.configure(parser)
+    return command
 
 
 def _version() -> str:

@@ -13,6 +13,7 @@ from petaflop.device.backend import Backend, Capabilities
 from petaflop.dtype import DTYPES
 from petaflop.errors import PluginError
 from petaflop.ir.target import Target
+from petaflop.plugins.command import Command
 from petaflop.plugins.importer import Importer
 from petaflop.plugins.scheme import Encoder, QuantScheme
 
@@ -104,6 +105,12 @@ def _encoder(name: str, encoder: object) -> str:
     return _has_version(encoder.version, int, name)
 
 
+def _command(name: str, command: object) -> str:
+    if not isinstance(command, Command) or not isinstance(command.summary, str):
+        return f"{name}: expected a summary, configure and run, got {type(command).__name__}"
+    return ""
+
+
 def _importer(name: str, importer: object) -> str:
     if not isinstance(importer, Importer):
         return f"{name}: expected an Importer with name, extensions and load, got {type(importer).__name__}"
@@ -117,6 +124,7 @@ _CHECKS: dict[str, Callable[[str, object], str]] = {
     "quant": _quant,
     "encoder": _encoder,
     "importer": _importer,
+    "command": _command,
 }
 
 

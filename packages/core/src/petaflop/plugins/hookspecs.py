@@ -16,6 +16,7 @@ from petaflop.config import Config
 from petaflop.device.backend import Backend, DeviceInfo
 
 if TYPE_CHECKING:
+    from petaflop.plugins.command import Command
     from petaflop.plugins.importer import Importer
     from petaflop.plugins.scheme import Encoder, QuantScheme
     from petaflop.profile import CompileRecord
@@ -47,6 +48,7 @@ KINDS: dict[str, Kind] = {
         Kind("quant", "petaflop.quant", "petaflop_quant_scheme", "quantization format"),
         Kind("encoder", "petaflop.encoders", "petaflop_encoder", "encoder"),
         Kind("importer", "petaflop.importers", "petaflop_importer", "importer"),
+        Kind("command", "petaflop.commands", "petaflop_command", "command"),
         Kind("tool", "petaflop.tools", None, "tool"),
     )
 }
@@ -86,6 +88,11 @@ def petaflop_encoder(name: str) -> Encoder | None:
 @hookspec(firstresult=True)
 def petaflop_importer(name: str) -> Importer | None:
     """The importer of that name, or None."""
+
+
+@hookspec(firstresult=True)
+def petaflop_command(name: str) -> Command | None:
+    """The subcommand of `petaflop` of that name, or None."""
 
 
 @hookspec

@@ -1,0 +1,40 @@
+"""`petaflop conformance NAME`: the installed suite on a backend, a scheme or an importer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from types import ModuleType
+
+from petaflop.plugins.hookspecs import hookimpl
+from petaflop_conformance.plugin import LEVELS, PROFILES, SUBJECTS
+
+__all__ = ["configure", "run", "summary"]
+
+summary = "examine a backend, a quantization scheme or an importer"
+
+
+@hookimpl
+def petaflop_command(name: str) -> ModuleType | None:
+    """This module is the command."""
+    return sys.modules[__name__] if name == "conformance" else None
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("name", help="the plugin to examine")
+    parser.add_argument("--kind", choices=SUBJECTS, default="backend", help="what it is (default: backend)")
+    parser.add_argument("--level", choices=LEVELS, help="the highest level to ask for")
+    parser.add_argument("--profile", choices=PROFILES, default="quick", help="how many random examples")
+    parser.add_argument("--report", metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--waivers", metavar="FILE", help="a TOML file of known faults, with reasons")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0: the level is held; 1: it is not."""
+    import pytest
+
+    arguments = ["-q", "-p", "no:cacheprovider", f"--petaflop-{options.kind}={options.name}"]
+    given = ((name, getattr(options, name)) for name in ("level", "profile", "report", "waivers"))
+    arguments += [f"--petaflop-{name}={value}" for name, value in given if value]
+    return int(pytest.main(arguments))
