@@ -71,14 +71,13 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "device", "reference")
     monkeypatch.setattr(registry, "_backends", {})
     fresh = manager.PluginManager()
-    for module in (
-        "petaflop.plugins.manager",
-        "petaflop.cli.models",
-        "petaflop.cli.plugins",
-        "petaflop.cli.devices",
-    ):
-        __import__(module)
-        monkeypatch.setattr(f"{module}.plugin_manager", lambda: fresh)
+    modules = ("plugins.manager", "cli.models", "cli.plugins", "cli.devices")
+    for (
+        module
+    ) in modules:  # all of them before the first is patched, or another would import the patch for good
+        __import__(f"petaflop.{module}")
+    for module in modules:
+        monkeypatch.setattr(f"petaflop.{module}.plugin_manager", lambda: fresh)
 
 
 @pytest.fixture
