@@ -1,6 +1,7 @@
 """The matrix: sessions install built wheels, by path, in environments of their own and run outside the tree.
 
-`nox` runs lint, core, backend(...), thirdparty(quick) and together; `nox -s demo` shows it all working; `nox -l` lists the rest.
+`nox` runs lint, core, backend(...), thirdparty(quick) and together; `nox -s demo` shows it all working;
+`nox -l` lists the rest.
 Never install our packages by name: until the first release anyone could own the names on the index.
 """
 
