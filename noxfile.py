@@ -22,6 +22,7 @@ nox.options.sessions = ["lint", "core", "backend", "thirdparty(quick)", "togethe
 
 ROOT = Path(__file__).parent.resolve()
 DIST = ROOT / "dist"
+os.environ.setdefault("VIRTUALENV_OVERRIDE_APP_DATA", str(ROOT / ".nox" / "virtualenv"))  # not in the home
 PACKAGES = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("packages/*/pyproject.toml"))}
 EXAMPLES = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("examples/*/pyproject.toml"))}
 METADATA = {
@@ -250,7 +251,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
     """Write the documents that are generated from tables in the code."""
-    provide(session, ["core"], [])
+    provide(session, ["core", "backend-cpu"], [])
     session.run("python", "tools/docs.py", *session.posargs, env={"PYTHONPATH": None})
 
 

@@ -42,23 +42,33 @@ def import_seconds() -> float:
 
 
 def cold_kernels() -> list[tuple[str, float, float]]:
-    """(kernel, ms from graph to text, ms with LLVM and loading) of kernels that no cache holds."""
-    x, w = Tensor.rand(128, 512).realize(), Tensor.rand(512, 256).realize()
-    works: dict[str, Callable[[], Tensor]] = {
-        "elementwise": lambda: x * 3 + 1,
-        "(x*2+1).relu().sum(-1)": lambda: (x * 2 + 1).relu().sum(-1),
-        "softmax": lambda: x.softmax(-1),
-        "matmul + bias + relu": lambda: (x @ w + 1).relu(),
+    """(kernel, ms from graph to text, ms with LLVM and loading) of kernels that no cache holds: the median of
+    several sizes, each a kernel of its own, after one that warms the process up."""
+    works: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "elementwise": lambda x, w: x * 3 + 1,
+        "(x*2+1).relu().sum(-1)": lambda x, w: (x * 2 + 1).relu().sum(-1),
+        "gelu": lambda x, w: x.gelu(),
+        "softmax": lambda x, w: x.softmax(-1),
+        "layer norm": lambda x, w: x.layernorm(),
+        "matmul + bias + relu": lambda x, w: (x @ w + 1).relu(),
     }
     rows = []
     with overrides(cache=False):
         for name, work in works.items():
-            with profile() as record:
-                work().realize()
-            native = sum(c.stages["compile"] + c.stages["load"] for c in record.compiles)
-            total = sum(s.seconds for s in record.schedules)
-            rows.append((name, (total - native) * 1e3, total * 1e3))
+            times = [_cold(work, 256 + 32 * number) for number in range(10)][1:]
+            python, total = (statistics.median(column) for column in zip(*times, strict=True))
+            rows.append((name, python, total))
     return rows
+
+
+def _cold(work: Callable[[Tensor, Tensor], Tensor], size: int) -> tuple[float, float]:
+    x, w = Tensor.rand(128, size).realize(), Tensor.rand(size, 256).realize()
+    with profile() as record:
+        work(x, w).realize()
+    native = sum(c.stages["compile"] + c.stages["load"] for c in record.compiles)
+    total = sum(s.seconds for s in record.schedules)
+    kernels = len(record.compiles)
+    return (total - native) / kernels * 1e3, total / kernels * 1e3
 
 
 def cached_schedule() -> float:
@@ -91,7 +101,7 @@ def replay() -> tuple[int, float]:
     start = Tensor.rand(32, 32).realize()
     for _ in range(3):
         chain(start)
-    (capture,) = next(iter(chain.captures.values()))
+    ((capture, _),) = next(iter(chain.captures.values()))
     return len(capture.prepared.programs), statistics.median(
         seconds(lambda: chain(start)) for _ in range(99)
     ) * 1e3

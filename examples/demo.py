@@ -16,6 +16,7 @@ import time
 import wave
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from sklearn.datasets import load_digits
 
 from petaflop import Tensor, jit, manual_seed, nn, no_grad, optim
 from petaflop.cli.ceilings import measure_ceilings
-from petaflop.errors import FileFormatError
 from petaflop.profile import profile
 from petaflop.state import get_state_dict, load_state_dict, safe_load, safe_save
 
@@ -85,7 +85,7 @@ def name_files(model: Path, folder: Path) -> Path:
     rows, answers = folder / "bytes.npy", folder / "answers.npz"
     np.save(rows, np.stack([features(path, config) for path in files]))
     words = ["run", str(model), "--input", f"bytes={rows}", "--output", str(answers)]
-    console.print(f"[bold]petaflop {' '.join(words)}")
+    console.print(f"[bold]petaflop {' '.join(words)}", soft_wrap=True)
     subprocess.run([sys.executable, "-m", "petaflop", *words], check=True, stdout=subprocess.DEVNULL)
     scores = np.load(answers)["target_label"]
     table = Table("file", "bytes", "type", "score")
@@ -137,15 +137,30 @@ def accuracy(model: Digits, x: Array, y: Array) -> float:
         return float((model(Tensor(x)).argmax(1).numpy() == y).mean())
 
 
-def train(folder: Path, epochs: int = 16, size: int = 64, limit: float = 50.0) -> Any:
+def batches(count: int, size: int, epochs: int, random: np.random.Generator) -> Iterator[tuple[int, Array]]:
+    """The epoch, from 1, and the places of each batch: every epoch in an order of its own."""
+    for epoch in range(epochs):
+        order = random.permutation(count)
+        for k in range(count // size):
+            yield epoch + 1, order[k * size : (k + 1) * size]
+
+
+def train(folder: Path, epochs: int = 12, size: int = 64, limit: float = 50.0) -> Any:
     """Train, save as safetensors, load again; returns the captured step and a batch for it."""
     manual_seed(7)
     random = np.random.default_rng(7)
     train_x, train_y, test_x, test_y = load_images()
     model = Digits()
-    optimizer = optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
-    steps = len(train_y) // size
-    schedule = optim.CosineAnnealingLR(optimizer, epochs * steps)
+    optimizer = optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.02)
+    total = epochs * (len(train_y) // size)
+    started = time.monotonic()
+
+    def rate(done: int) -> float:
+        """Half a cosine over the steps, or over the time where that runs out first on a busy machine."""
+        part = max(done / total, (time.monotonic() - started) / limit)
+        return 0.5 + 0.5 * math.cos(math.pi * min(part, 1.0))
+
+    schedule = optim.LambdaLR(optimizer, rate)
 
     @jit
     def step(x: Tensor, y: Tensor) -> Tensor:
@@ -155,19 +170,15 @@ def train(folder: Path, epochs: int = 16, size: int = 64, limit: float = 50.0) -
         optimizer.step()
         return loss.detach()
 
-    started = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=epochs * steps)
-        for epoch in range(epochs):
-            order = random.permutation(len(train_y))
-            for k in range(steps):
-                batch = order[k * size : (k + 1) * size]
-                loss = step(Tensor(shifted(train_x[batch], random)), Tensor(train_y[batch]))
-                schedule.step()
-                if k % 5 == 0 or k == steps - 1:
-                    progress.update(task, description=f"epoch {epoch + 1:2}  loss {loss.item():.4f}")
-                progress.advance(task)
+        task = progress.add_task("training", total=total)
+        for done, (epoch, batch) in enumerate(batches(len(train_y), size, epochs, random)):
+            loss = step(Tensor(shifted(train_x[batch], random)), Tensor(train_y[batch]))
+            schedule.step()
+            if done % 5 == 0 or done == total - 1:
+                progress.update(task, description=f"epoch {epoch:2}  loss {loss.item():.4f}")
+            progress.advance(task)
             if time.monotonic() - started > limit:
                 break
     seconds = time.monotonic() - started
@@ -178,7 +189,7 @@ def train(folder: Path, epochs: int = 16, size: int = 64, limit: float = 50.0) -
     again = Digits()
     load_state_dict(again, safe_load(path))
     loaded = accuracy(again, test_x, test_y)
-    images = f"{len(train_y)} images, {seconds:.1f} s, {epoch + 1} epochs"
+    images = f"{len(train_y)} images, {seconds:.1f} s, {epoch} epochs"
     console.print(f"{images}: {100 * trained:.2f} % of {len(test_y)} test images right")
     console.print(
         f"saved {path.stat().st_size} bytes as {path.name}, loaded again: {100 * loaded:.2f} % right"
@@ -208,18 +219,21 @@ def show_kernels(model: Path, rows: Path, step: Any, x: Tensor, y: Tensor) -> No
             call()
         console.print(f"\n[bold]kernels of {title}")
         print(seen.table(ceilings))
-    console.print(f"\nthis machine's ceilings, measured just now by kernels of our own: {ceilings}")
+    console.print(
+        f"\nthis machine's ceilings, measured just now by kernels of our own: {ceilings}", soft_wrap=True
+    )
+    console.print("(a kernel whose data are still in a cache can pass the ceiling of memory)", soft_wrap=True)
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("demo: expected the path of magika's model.onnx; `nox -s demo` downloads it", file=sys.stderr)
-        return 2
-    model = Path(arguments[0])
-    if not model.is_file():
-        raise FileFormatError(
-            f"{model}: expected magika's model.onnx, got nothing; `nox -s demo` downloads it"
+    model = Path(arguments[0]) if len(arguments) == 1 else None
+    if model is None or not model.is_file():
+        got = "nothing" if model is None else f"{str(model)!r}"
+        print(
+            f"demo: expected the path of magika's model.onnx, got {got}; `nox -s demo` downloads it",
+            file=sys.stderr,
         )
+        return 2 if model is None else 65
     with tempfile.TemporaryDirectory(prefix="petaflop-demo-") as folder:
         console.rule("(a) a trained model names the types of files")
         rows = name_files(model, Path(folder))
@@ -231,4 +245,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except subprocess.CalledProcessError as error:  # `petaflop run` has said why
+        sys.exit(error.returncode)

@@ -17,6 +17,8 @@ CORE = Path(__file__).resolve().parent.parent / "packages" / "core" / "src" / "p
 LAYERS = (
     "petaflop __main__ cli",
     "nn optim state jit amp checkpoint function",
+    "trace",
+    "capture guards structure",
     "tensor",
     "realize plugin_api",
     "compiler",

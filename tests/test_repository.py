@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from petaflop.cli import main
+from petaflop.config import overrides
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = [path.parent for path in sorted(ROOT.glob("packages/*/pyproject.toml"))]
 every_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
@@ -71,9 +74,48 @@ def test_test_files_have_unique_names() -> None:
     assert [name for name, times in names.items() if times > 1] == []
 
 
-@pytest.mark.parametrize("name", ["environment.md", "opspec.md"])
+@pytest.mark.parametrize("name", ["architecture.md", "environment.md", "opspec.md"])
 def test_generated_documents_are_up_to_date(name: str) -> None:
     assert read("docs", name) == tool("docs").DOCUMENTS[name](), "run `./nox -s docs`"
+
+
+def test_the_stages_of_the_example_are_those_that_the_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What no target changes is the same, word for word; the rest comes under the same headings."""
+    found = tool("docs").EXAMPLE.search(read("docs", "architecture.md"))
+    assert found
+    (tmp_path / "example.py").write_text(found["code"])
+    monkeypatch.chdir(tmp_path)
+    with overrides(device="cpu"):
+        assert main(["explain", "example.py"]) == 0
+    printed = stages(capsys.readouterr().out.partition("==== schedule 2: ")[2])
+    shown = stages(found[0].partition("==== schedule 2: ")[2])
+    assert list(shown) == [name for name in printed if name != "compile times"]
+    assert list(shown) == ["", "graph", "kernel", "plan", "loops", "source"]
+    for name in ("graph", "kernel"):
+        assert shown[name] == printed[name]
+
+
+def stages(text: str) -> dict[str, str]:
+    """The indented text under each "[stage]" heading."""
+    parts = re.split(r"^\[(.+)\]$", text, flags=re.MULTILINE)
+    indented = [re.findall(r"^  .*$", part, re.MULTILINE) for part in parts[::2]]
+    return dict(zip(["", *parts[1::2]], ("\n".join(lines) for lines in indented), strict=True))
+
+
+def test_the_modules_that_documents_name_exist() -> None:
+    """`graph/node.py` is a file of core, `packages/core` a path of the repository."""
+    core = ROOT / "packages" / "core" / "src" / "petaflop"
+    own = ROOT / "packages" / "onnx" / "src"
+    documents = set(ROOT.glob("docs/*.md")) - set(
+        ROOT.glob("docs/writing-*.md")
+    )  # those name the reader's own files
+    for path in [*ROOT.glob("*.md"), *documents, *ROOT.glob("packages/*/README.md")]:
+        for name in re.findall(r"`([\w-]+(?:/[\w.-]*)*(?:\.py|/))`", read(path)):
+            if not name.endswith(("example.py", "noxfile.py")):
+                places = [core / name, *core.rglob(name), ROOT / name, own / name]
+                assert any(place.exists() for place in places), f"{path.name}: {name}"
 
 
 def test_every_variable_that_the_code_names_is_in_the_table() -> None:

@@ -1,11 +1,24 @@
-"""Writes the documents that are generated from tables in the code; with --check, names those out of date."""
+"""Writes the documents that are generated from tables in the code, and the example of architecture.md printed
+at every stage; with --check, names those out of date.
+"""
 
 import argparse
-from collections.abc import Callable, Iterable
+import linecache
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from petaflop.config import VARIABLES
+from petaflop.cli.explain import section_text
+from petaflop.cli.stages import Section, graph_text, sections
+from petaflop.codegen.lower import lower
+from petaflop.codegen.planner import default_plan
+from petaflop.config import VARIABLES, overrides
 from petaflop.graph.ops import OP_SPEC_VERSION, SPEC, OpSpec
+from petaflop.plugin_api import render_llvm
+from petaflop.profile import CompileRecord, Profile
+from petaflop_cpu.mathlib import prelude
+from petaflop_cpu.target import named_target
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Written by `nox -s docs`; edit {source} instead. -->\n"
@@ -26,8 +39,9 @@ def environment() -> str:
 # Environment variables
 
 {NOTE.format(source="packages/core/src/petaflop/config.py")}
-petaflop reads these once, when it is imported, and no others. `petaflop.config.overrides(fuse=False)` changes
-them for a block of code. A flag is off for `0`, `false`, `no`, `off` and nothing, and on for anything else.
+petaflop reads these once, when it is imported, and no others but `XDG_CACHE_HOME`. A value that makes no
+sense is an error where it is first used. `petaflop.config.overrides(fuse=False)` changes them for a block of
+code. A flag is off for `0`, `false`, `no`, `off` and nothing, and on for anything else.
 
 {markdown_table(("variable", "default", "what it does"), rows)}"""
 
@@ -66,7 +80,55 @@ def code(text: str | None) -> str | None:
     return f"`{text}`" if text else None
 
 
-DOCUMENTS: dict[str, Callable[[], str]] = {"environment.md": environment, "opspec.md": opspec}
+TARGET = "x86-64-v3"  # whatever machine writes the page
+EXAMPLE = re.compile(
+    r"(?P<program>```python\n(?P<code>.*?)```\n\nprints for its last line.*?:\n\n```\n).*?(?=```\n)",
+    re.DOTALL,
+)
+
+
+def architecture() -> str:
+    """The page as it is, with the example's stages as they are now."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    found = EXAMPLE.search(text)
+    assert found is not None, "docs/architecture.md has lost its example"
+    return EXAMPLE.sub(lambda match: match["program"] + printed(match["code"]), text)
+
+
+def printed(code: str) -> str:
+    """What `petaflop explain example.py` prints for the last line of `code` on `TARGET`."""
+    linecache.cache["example.py"] = (len(code), None, code.splitlines(keepends=True), "example.py")
+    profile = Profile(describe=graph_text)
+    with overrides(device="reference", cache=False), profile:
+        exec(compile(code, "example.py", "exec"), {"__name__": "__main__"})
+    profile.compiles = [planned(record) for record in profile.compiles]
+    every = list(sections(profile))
+    last = max(number for number, section in enumerate(every) if section.level == 1)
+    text = "\n".join(section_text(section) for section in shortened(every[last:]))
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def planned(record: CompileRecord) -> CompileRecord:
+    """The record with the stages that `TARGET` adds."""
+    target = named_target(TARGET)
+    plan = default_plan(record.kernel, target)
+    loops = lower(record.kernel, plan, target)
+    source = re.sub(r"\nattributes #.*", "", render_llvm(loops, target, prelude))
+    return record._replace(plan=plan, loops=loops, source=source)
+
+
+def shortened(found: Iterable[Section]) -> Iterator[Section]:
+    """Without times."""
+    for section in found:
+        stages = tuple(stage for stage in section.stages if stage.title != "compile times")
+        yield replace(section, note="" if section.level == 1 else section.note, stages=stages)
+
+
+DOCUMENTS: dict[str, Callable[[], str]] = {
+    "architecture.md": architecture,
+    "environment.md": environment,
+    "opspec.md": opspec,
+}
 
 
 def main() -> int:

@@ -20,14 +20,11 @@ LONGER = {
     "packages/backend-cpu/src/petaflop_cpu/runner.py": 340,
     "packages/core/src/petaflop/codegen/nest.py": 360,
     "packages/core/src/petaflop/graph/symbolic.py": 480,
-    "packages/core/src/petaflop/jit.py": 330,
     "packages/core/src/petaflop/render/llvm.py": 440,
     "packages/core/src/petaflop/render/llvm_ops.py": 350,
     "packages/core/src/petaflop/schedule/fuse.py": 310,
     "packages/core/src/petaflop/tensor/base.py": 340,
     "packages/core/src/petaflop/tensor/convolution.py": 350,
-    "packages/core/src/petaflop/tensor/indexing.py": 400,
-    "packages/core/src/petaflop/tensor/movement.py": 390,
 }
 CODE = {token.OP, token.NAME, token.NUMBER, token.STRING, getattr(token, "FSTRING_MIDDLE", token.STRING)}
 

@@ -11,7 +11,7 @@ import pytest
 from gguf import GGMLQuantizationType, quants
 
 from petaflop import Tensor
-from petaflop.plugin_api import FileFormatError, Packed
+from petaflop.plugin_api import FileFormatError, Packed, ShapeError
 from petaflop.plugins.manager import plugin_manager
 
 Q8_0 = GGMLQuantizationType.Q8_0
@@ -57,6 +57,12 @@ def test_bound_holds_and_is_not_idle(factor: float) -> None:
     values = VALUES.astype(np.float64) * factor
     error, bound = abs(SCHEME.unpack(SCHEME.pack(values), values.shape) - values), SCHEME.bound(values)
     assert (error <= bound).all() and (error / bound).max() > 0.8
+
+
+@pytest.mark.parametrize("shape", [(), (31,), (2, 33)])
+def test_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match="example_q8: expected"):
+        SCHEME.pack(np.zeros(shape))
 
 
 def test_product_needs_no_dequantized_buffer() -> None:

@@ -28,11 +28,32 @@ CAUGHT_BY = {
     "stale_cache_key": (COMPUTE, "test_constant_operand and unfused and ADD-float32"),
     "reuses_live_memory": (MEMORY, "test_outputs_do_not_share_memory"),
     "racy_reduction": (MEMORY, "test_same_bits_each_time"),
+    "negative_index": ("test_core_indexed.py", "test_gather_out_of_range_reads_zero and int32"),
+    "wrong_broadcast_stride": ("test_core_views.py", "test_broadcast"),
+    "wrong_shift": (COMPUTE, "test_constant_operand and DIV-uint32"),
+    "missing_synchronisation": (MEMORY, "test_there_and_back"),
+    "sums_in_a_row": ("test_full_reduce.py", "test_long_sum[equal-all]"),
+    "sine_of_small_angles": ("test_full_functions.py", "test_sine_of_large_angles and float32"),
+    "one_thread_only": ("test_full_memory.py", "test_threads_with_graphs_of_their_own"),
+    "stale_replay": ("test_full_replay.py", "test_replay_is_eager and elementwise"),
+    "first_size_only": ("test_full_graphs.py", "test_symbolic_is_concrete and 1"),
+    "refuses_half": ("test_render.py", "test_operations_compile and float16 and not bfloat16"),
+    "renders_anew": ("test_render.py", "test_source_depends_on_the_kernel_alone"),
+}
+# faults that hold every test below the level that catches them
+HOLDS = {
+    "sums_in_a_row": (REDUCE, "test_every_length"),
+    "sine_of_small_angles": (COMPUTE, "test_unary and SIN"),
 }
 EVERY_CATCH = " or ".join(f"({expression})" for _, expression in CAUGHT_BY.values())
 EXAMINATIONS: list[list[str]] = [
     *([name, name, os.path.join(SUITE, file), "-k", catch] for name, (file, catch) in CAUGHT_BY.items()),
     ["right", "right", "-k", EVERY_CATCH],
+    *(
+        [f"{name}-below", name, os.path.join(SUITE, file), "-k", holds]
+        for name, (file, holds) in HOLDS.items()
+    ),
+    ["text_only", "text_only", "--petaflop-level=render", "-k", "test_layer_compiles or test_plugin"],
     ["narrow", "narrow", os.path.join(SUITE, COMPUTE), "-k", "test_unary"],
     ["absent", "absent", "--petaflop-level=plugin"],
     ["absent-core", "absent", os.path.join(SUITE, MEMORY), "-k", "round_trip and float32"],
@@ -48,7 +69,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info = folder / "petaflop_wrong-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: petaflop-wrong\nVersion: 1.0\n", "utf-8")
-    names = ["right", "narrow", "absent", *CAUGHT_BY]
+    names = ["right", "narrow", "absent", "text_only", *CAUGHT_BY]
     lines = ["[petaflop.backends.v1]", *(f"{name} = petaflop_wrong" for name in names), ""]
     (info / "entry_points.txt").write_text("\n".join(lines), "utf-8")
     return folder
@@ -84,16 +105,31 @@ def test_wrong_backend_is_caught(answers: dict[str, Answer], name: str) -> None:
     assert code == 1, output
     assert "failed" in outcomes(report), output
     assert report["level"]["held"] is None
-    assert "AssertionError" in output or "assert " in output, "caught by an accident, not by a comparison"
+    expected = "CompileError" if name == "refuses_half" else "AssertionError"
+    assert expected in output or "assert " in output, "caught by an accident, not by a comparison"
 
 
 def test_those_tests_pass_on_a_right_backend(answers: dict[str, Answer]) -> None:
     """What catches the faults is the fault, not the test."""
     code, output, report = answers["right"]
-    assert outcomes(report) == {"passed"}, output
+    assert outcomes(report) == {"passed", "not applicable"}, output
     assert code == 1, "a selection cannot show that a level is held"
     assert report["complete"] is False
     assert "incomplete" in output
+
+
+@pytest.mark.parametrize("name", HOLDS)
+def test_a_fault_that_only_a_higher_level_sees(answers: dict[str, Answer], name: str) -> None:
+    assert outcomes(answers[f"{name}-below"][2]) == {"passed"}
+
+
+def test_rendering_needs_no_device(answers: dict[str, Answer]) -> None:
+    """A backend without its device holds `render` through petaflop_offline_backend."""
+    _, output, report = answers["text_only"]
+    assert report["device"] == {"status": "absent"}
+    rendered = [test for test in report["tests"] if test["level"] == "render"]
+    assert len(rendered) > 20 and {test["outcome"] for test in rendered} == {"passed"}, output
+    assert "failed" not in outcomes(report), output
 
 
 def test_what_is_not_declared_is_counted_and_shown(answers: dict[str, Answer]) -> None:

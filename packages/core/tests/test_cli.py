@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import signal
@@ -65,19 +66,15 @@ def petaflop_importer(name):
 @pytest.fixture(autouse=True)
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process-wide settings that a command line may change, put back; plugins found anew."""
+    from petaflop.cli import devices, models, plugins
     from petaflop.device import registry
     from petaflop.plugins import manager
 
     monkeypatch.setattr(config, "device", "reference")
     monkeypatch.setattr(registry, "_backends", {})
     fresh = manager.PluginManager()
-    modules = ("plugins.manager", "cli.models", "cli.plugins", "cli.devices")
-    for (
-        module
-    ) in modules:  # all of them before the first is patched, or another would import the patch for good
-        __import__(f"petaflop.{module}")
-    for module in modules:
-        monkeypatch.setattr(f"petaflop.{module}.plugin_manager", lambda: fresh)
+    for module in (manager, models, plugins, devices):
+        monkeypatch.setattr(module, "plugin_manager", lambda: fresh)
 
 
 @pytest.fixture
@@ -210,6 +207,9 @@ BAD_NPY = {
     "a claimed terabyte": (header("(1099511627776, 3)"), "size"),
     "beyond all counting": (header("(9223372036854775807, 9223372036854775807)"), "shape"),
     "negative": (header("(-1, 3)"), "shape"),
+    "too long to print": (header(f"(0x{'f' * 9000},)"), "shape"),
+    "huge beside nothing": (header("(0, 9223372036854775807, 4)"), "shape"),
+    "too many axes": (header(f"({'1,' * 33})") + b"\0" * 4, "shape"),
     "pickled": (header("(2, 3)", "'|O'") + b"\x80\x04N." * 8, "pickled"),
     "a record": (header("(2, 3)", "[('a', '<f4')]") + b"\0" * 24, "dtype"),
     "strings": (header("(2, 3)", "'<U1'") + b"\0" * 24, "dtype"),
@@ -245,7 +245,8 @@ def test_real_pickle_is_never_loaded(toy: Path, capsys: pytest.CaptureFixture[st
         (("--input", "x.npy"), ("--input", "expected name=file.npy")),
         (("--input", "x=x.npy", "--input", "x=x.npy"), ("--input", "each name once")),
         (("--input", "x=none.npy"), ("none.npy", "No such file")),
-        (("--input", "x=."), ("Is a directory",)),
+        (("--input", "x=."), ("regular file, got a folder",)),
+        (("--input", "x=pipe"), ("pipe: expected a regular file, got a device, pipe",)),
         (("--input", "x=/dev/zero"), ("/dev/zero", "regular file")),
         (
             ("--input", "x=x.npy", "--input", "y=y.npy"),
@@ -253,6 +254,8 @@ def test_real_pickle_is_never_loaded(toy: Path, capsys: pytest.CaptureFixture[st
         ),
         (("--input", "x=x.npy", "--output", "out.txt"), ("--output", ".npz")),
         (("--input", "x=x.npy", "--output", "no/out.npz"), ("--output", "folder that exists")),
+        (("--input", "x=x.npy", "--output", "folder.npz"), ("--output", "got the folder 'folder.npz'")),
+        (("--input", "x=x.npy", "--output", "/proc/out.npz"), ("--output", "folder to write in, got '/proc")),
         (
             ("--input", "x=x.npy", "--device", "referense"),
             ("no plugin provides device", "Did you mean 'reference'?"),
@@ -268,6 +271,8 @@ def test_bad_arguments(
 ) -> None:
     monkeypatch.chdir(toy)
     np.save(toy / "y.npy", np.zeros(3, np.int32))
+    os.mkfifo(toy / "pipe")
+    (toy / "folder.npz").mkdir()
     before = sorted(toy.iterdir())
     refuses(capsys, "run", "model.toy", *words, says=says)
     assert [path for path in sorted(toy.iterdir()) if path.name != "__pycache__"] == [
@@ -281,6 +286,9 @@ def test_bad_model(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" not in error
     refuses(capsys, "run", toy / "none.toy", says=("none.toy", "No such file"))
     refuses(capsys, "run", toy / "none\0.toy", says=("null byte",))
+    os.mkfifo(toy / "pipe.toy")
+    for command in ("run", "bench", "explain"):
+        refuses(capsys, command, toy / "pipe.toy", says=("pipe.toy", "pipe"))
 
 
 def test_bugs_and_interrupts(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,7 +308,7 @@ def test_outputs_replace_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"[Oo]bject"):
         write_npz(path, {"a": np.ones(2), "b": np.array([object()])})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-    for name in ("../b", "/b", ""):
+    for name in ("../b", "/b", "", "b" * 40_000, "b\33[31m"):
         with pytest.raises(ValueError, match="output names"):
             write_npz(path, {name: np.zeros(2)})
     umask = os.umask(0o027)
@@ -309,6 +317,48 @@ def test_outputs_replace_whole_or_not_at_all(tmp_path: Path) -> None:
     finally:
         os.umask(umask)
     assert (tmp_path / "page.html").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_failed_write_names_the_file_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/some/temporary.partial")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*out.npz'$"):
+        write_npz(tmp_path / "out.npz", {"a": np.zeros(2)})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--size", "m=2"), ("--size: expected names among n, got m",)),
+        (("--size", "n=-2"), ("--size", "'n=-2'")),
+        (("--size", "n=2", "--size", "n=3"), ("--size", "each name once")),
+        (("--size", "n=9999999999999999999"), ("--size", "elements", "for x")),
+        (("--size", f"n={'9' * 5000}"), ("--size",)),
+    ],
+)
+def test_bad_sizes(
+    toy: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: tuple[str, ...]
+) -> None:
+    refuses(capsys, "bench", toy / "model.toy", *words, says=says)
+
+
+def test_what_a_file_says_cannot_drive_the_terminal(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (toy / "bad\33[31m\n.toy").write_bytes(b"bad")
+    error = refuses(capsys, "run", toy / "bad\33[31m\n.toy", says=("bad?[31m .toy",))
+    assert error.strip().isprintable()
+
+
+def test_output_without_unicode(toy: Path) -> None:
+    words = [sys.executable, "-m", "petaflop", "explain", "script.py"]
+    (toy / "script.py").write_text("print(chr(8230))\n")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PETAFLOP_DEVICE": "reference"}
+    done = subprocess.run(words, cwd=toy, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("\\u2026\n"), done.stderr
 
 
 # ---- plugins and devices ----
@@ -449,7 +499,7 @@ def test_explain_gives_the_script_its_exit_code(tmp_path: Path, source: str, cod
     assert call("explain", tmp_path / "script.py") == code
 
 
-@pytest.mark.parametrize("data", [b"def f(:\n", b"\0\0", bytes(range(128, 256))])
+@pytest.mark.parametrize("data", [b"def f(:\n", b"\0\0", bytes(range(128, 256)), b"-" * 100_000 + b"1"])
 def test_explain_refuses_what_is_no_python(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes
 ) -> None:

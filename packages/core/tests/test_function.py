@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from petaflop import nn, optim
+from petaflop import jit, nn, optim
 from petaflop.errors import ArgumentError, ArgumentTypeError, GradientError, ShapeError
 from petaflop.function import Context, Function, checkpoint, custom_gradient, custom_kernel
 from petaflop.graph.ops import Op
@@ -166,6 +166,49 @@ def test_checkpoint_of_several_values_and_without_targets() -> None:
     (first * 3 + second).sum().backward()
     assert x.grad.item() == 13
     assert not checkpoint(lambda a: a * 2, Tensor([1.0])).requires_grad
+
+
+def test_checkpoint_is_differentiable_again() -> None:
+    x = Tensor([2.0]).requires_grad_()
+    weight = Tensor([3.0]).requires_grad_()
+    y = checkpoint(lambda a: a**3 * weight, x).sum()
+    (first,) = y.gradient(x)
+    second, mixed = first.sum().gradient(x, weight)
+    assert (first.item(), second.item(), mixed.item()) == (36, 36, 12)
+
+
+def test_checkpoint_in_a_checkpoint() -> None:
+    x = Tensor([2.0]).requires_grad_()
+    y = checkpoint(lambda a: checkpoint(lambda b: (b * b).sin(), a * 3) * a, x)
+    y.sum().backward()
+    np.testing.assert_allclose(y.numpy(), [2 * np.sin(36.0)], rtol=1e-5)
+    np.testing.assert_allclose(x.grad.numpy(), [np.sin(36.0) + 2 * np.cos(36.0) * 36], rtol=1e-5)
+
+
+def test_checkpoint_in_a_jitted_step() -> None:
+    weight = Tensor([2.0]).requires_grad_()
+
+    @jit
+    def step(x: Tensor) -> Tensor:
+        weight.grad = None
+        checkpoint(lambda a: (a * weight).sin(), x).sum().backward()
+        return weight.grad * 1
+
+    for given in (1.0, 2.0):
+        np.testing.assert_allclose(step(Tensor([given])).numpy(), [given * np.cos(2 * given)], rtol=1e-5)
+
+
+def test_a_value_that_does_not_depend_on_its_inputs() -> None:
+    @custom_gradient
+    def straight(x: Tensor) -> Any:
+        return Tensor([7.0]), lambda grad: grad * 5
+
+    x = Tensor([1.0]).requires_grad_()
+    hidden = x * 2
+    y = straight(hidden)
+    assert y.item() == 7
+    y.sum().backward()
+    assert x.grad.item() == 10
 
 
 # ---- kernels ----

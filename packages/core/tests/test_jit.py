@@ -72,9 +72,11 @@ def test_an_input_that_is_also_closed_over() -> None:
         state.assign(state * 2)
         return x + state
 
-    assert step(state).tolist() == [3.0, 6.0]
-    assert step(state).tolist() == [6.0, 12.0]
-    assert step(Tensor([0.0, 0.0])).tolist() == [8.0, 16.0]
+    assert step(state).tolist() == [4.0, 8.0]  # x is the state, so it sees the assignment
+    assert step(Tensor([1.0, 1.0])).tolist() == [5.0, 9.0]
+    assert step(state).tolist() == [16.0, 32.0]
+    assert step(Tensor([0.0, 0.0])).tolist() == [16.0, 32.0]
+    assert captures(step) == 2
 
 
 def test_the_same_tensor_given_twice() -> None:

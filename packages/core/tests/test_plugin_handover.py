@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +20,7 @@ from petaflop.device import registry
 from petaflop.device.backend import Backend
 from petaflop.errors import PluginError
 from petaflop.plugins.manager import PluginManager
-from petaflop.plugins.turns import Turns
+from petaflop.plugins.turns import Turns, turns
 
 __all__ = ["offers"]
 
@@ -249,6 +252,34 @@ def test_turns_are_by_key_and_reentrant() -> None:
         assert taken == ["b"]
     threads["a"].join(20)
     assert taken == ["b", "a"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_while_another_thread_imports(
+    offers: Offers, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child has not the thread that holds the turn; it must not wait for it for ever."""
+    offers.add("petaflop-chip", WAITS + CHIP)
+    manager = PluginManager()
+    slow = threading.Thread(target=manager.get, args=("backend", "chip"))
+    try:
+        slow.start()
+        assert gate.entered.wait(20)
+        with contextlib.ExitStack() as mine:
+            mine.enter_context(turns.take("mine"))
+            child = os.fork()
+            if child == 0:
+                with contextlib.suppress(BaseException):
+                    signal.alarm(20)
+                    mine.close()
+                    with turns.take(("backend", "chip")):
+                        os._exit(0)
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        gate.leave.set()
+    slow.join(20)
+    assert row(manager).status == "loaded"
 
 
 def test_two_processes_load_at_once(offers: Offers, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from plugin_offers import FORMAT, GOOD, HEAD, Offers, fails, offers, row
 from petaflop.config import config, overrides
 from petaflop.device import registry
 from petaflop.device.backend import Backend
-from petaflop.errors import DeviceError, PluginError
+from petaflop.errors import ArgumentError, DeviceError, PluginError
 from petaflop.plugins import hookspecs
 from petaflop.plugins.manager import PluginManager
 
@@ -152,6 +152,27 @@ def test_name_offered_twice(offers: Offers) -> None:
     assert row(manager, package="petaflop-chip").status == "conflict"
 
 
+def test_name_offered_three_times(offers: Offers) -> None:
+    for package in ("petaflop-chip", "petaflop-fastchip", "petaflop-quickchip"):
+        offers.add(package)
+    manager = PluginManager()
+    with pytest.raises(PluginError) as caught:
+        manager.get("backend", "chip")
+    words = str(caught.value).rpartition("PETAFLOP_DISABLE_PLUGINS=")[2]
+    with overrides(disable_plugins=tuple(words.split(","))):  # the advice is complete
+        assert manager.get("backend", "chip").name == "chip"
+
+
+def test_hooks_may_leave_out_arguments(offers: Offers) -> None:
+    offers.add(
+        "petaflop-chip",
+        GOOD.format(name="chip").replace(
+            '(name):\n    return Chip() if name == "chip" else None', "():\n    return Chip()"
+        ),
+    )
+    assert PluginManager().get("backend", "chip").name == "chip"
+
+
 def test_built_in_name_offered(offers: Offers) -> None:
     offers.add("petaflop-chip", name="reference")
     manager = PluginManager()
@@ -184,6 +205,17 @@ def test_unknown_name() -> None:
     fails(manager, "Did you mean 'reference'?", name="refrence")
     fails(manager, "it may be called petaflop-zzz", name="zzz")
     fails(manager, "no plugin provides quantization format 'zzz'", kind="quant", name="zzz")
+
+
+def test_what_is_built_in_hands_nothing_over() -> None:
+    manager = PluginManager()
+    assert manager.load("backend", "reference").package == "petaflop"
+    assert manager.probe("backend", "reference") == []
+    with pytest.raises(PluginError, match="device 'reference' hands nothing over"):
+        manager.get("backend", "reference")
+    assert row(manager, "reference").status == "available"
+    with pytest.raises(ArgumentError, match=r"expected a kind among backend, quant, .*, got 'quants'"):
+        manager.get("quants", "q8_0")
 
 
 def test_metadata_that_cannot_be_read(offers: Offers) -> None:
@@ -245,14 +277,13 @@ def test_configure_reaches_late_plugins(offers: Offers) -> None:
 def test_observers_cannot_stop_a_compile(offers: Offers, caplog: pytest.LogCaptureFixture) -> None:
     head = HEAD + "seen = []\n@hookimpl\ndef petaflop_kernel_compiled(record): seen.append(record.name)\n"
     offers.add("petaflop-good", head, name="good", group="petaflop.tools.v1")
-    offers.add(
-        "petaflop-bad", head + "    raise RuntimeError('boom')\n", name="bad", group="petaflop.tools.v1"
-    )
+    for name, error in (("bad", "RuntimeError('boom')"), ("worse", "SystemExit('bang')")):
+        offers.add(f"petaflop-{name}", head + f"    raise {error}\n", name=name, group="petaflop.tools.v1")
     manager = PluginManager()
-    with overrides(tools=("bad", "missing", "good")), caplog.at_level(logging.ERROR):
+    with overrides(tools=("bad", "worse", "missing", "good")), caplog.at_level(logging.ERROR):
         manager.kernel_compiled(SimpleNamespace(name="k1"))  # type: ignore[arg-type]
     assert sys.modules["petaflop_good_plugin"].seen == ["k1"]
-    assert "boom" in caplog.text and "missing" in caplog.text
+    assert all(word in caplog.text for word in ("boom", "bang", "missing"))
 
 
 # ---- the API is a promise ----

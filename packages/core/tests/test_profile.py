@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from petaflop import profile as profiling
 from petaflop import realize
 from petaflop.config import overrides
 from petaflop.device.registry import get_backend
+from petaflop.errors import ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph.ops import Op
 from petaflop.profile import CompileRecord, Profile, profile
 from petaflop.report import Ceilings, KernelTotal, totals
+from petaflop.tensor import Tensor
 
 
 def squares(count: int = 6) -> graph.Node:
@@ -146,6 +149,16 @@ def test_memory_by_tensor_and_line() -> None:
     del kept, small
 
 
+def test_memory_of_tensors_by_the_line_that_made_them() -> None:
+    with profile() as p:
+        x = Tensor(np.ones((100, 100), np.float32))  # given
+        y = (x + 1).realize()  # computed
+    rows = [line for line in p.memory_table().splitlines() if "float32[100, 100]" in line]
+    assert p.memory_table().startswith("peak memory 80 KB") and len(rows) == 2
+    assert any("# given" in row for row in rows) and any("# computed" in row for row in rows)
+    del y
+
+
 def test_memory_given_back_that_was_taken_before() -> None:
     with profile() as p:
         profiling.record_free(1, 100)
@@ -223,6 +236,15 @@ def test_user_line_skips_petaflop() -> None:
     inside: dict[str, Callable[[Callable[[], str]], str]] = {"__name__": "petaflop_cpu.backend"}  # type: ignore[dict-item]
     exec(source, inside)
     assert "test_profile.py" in inside["call"](profiling.user_line)
+
+
+def test_an_error_names_the_users_line_and_not_a_plugins() -> None:
+    inside: dict[str, Any] = {"__name__": "petaflop_importer.operators"}
+    exec("def add(a, b): return a + b", inside)
+    with pytest.raises(ShapeError) as caught:
+        inside["add"](Tensor.ones(2), Tensor.ones(3))  # this line
+    (note,) = caught.value.__notes__
+    assert "test_profile.py:" in note and "# this line" in note
 
 
 def test_record_functions_take_any_kernel() -> None:

@@ -82,7 +82,8 @@ def test_dequantization_feeds_a_product_without_a_buffer() -> None:
     [
         ((32,), (4, 40), r"rows: expected axis -1 to be a multiple of 32, got \[4, 40\]"),
         ((16, 16), (8, 64), r"expected axis -2 to be a multiple of 16, got \[8, 64\]"),
-        ((2, None), (64,), r"expected at least 2 axes, got \[64\]"),
+        ((2, None), (64,), r"expected 2 or more axes, got \[64\]"),
+        ((32,), (), r"expected 1 or more axes, got \[\]"),
     ],
 )
 def test_shapes_that_do_not_fit(block: tuple[int | None, ...], shape: tuple[int, ...], words: str) -> None:

@@ -354,7 +354,7 @@ _OLD: list[tuple[Case, Array]] = [
     (_legacy("Dropout", 6, _x, is_test=1), _x),
     (_legacy("PRelu", 6, _x, _y), np.where(_x < 0, _x * _y[:, None], _x)),
     (_legacy("Reshape", 1, _x, shape=[0, -1]), _x.reshape(2, 12)),
-    (_legacy("Tile", 1, _x, n(2)[0], n(1)[0]), np.tile(_x, (1, 2, 1))),
+    (_legacy("Tile", 1, _x, np.asarray(2, np.float32), np.asarray(1, np.float32)), np.tile(_x, (1, 2, 1))),
     (_legacy("Cast", 1, _x, to="INT32"), _x.astype(np.int32)),
     (
         _legacy("Pad", 1, _x, paddings=[0, 0, 1, 0, 0, 0], value=3.0),

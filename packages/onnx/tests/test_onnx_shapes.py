@@ -162,3 +162,25 @@ def test_typed_data_fields(tmp_path: Path) -> None:
     got = petaflop_onnx.load(_save(model, tmp_path))({})
     np.testing.assert_array_equal(got["y"].numpy(), [1, -2])
     np.testing.assert_array_equal(got["z"].numpy(), [3])
+
+
+def test_a_model_stays_on_its_device(tmp_path: Path) -> None:
+    """What a graph makes out of nothing is made where the model runs, not on the default device."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node(
+            "ConstantOfShape", ["s"], ["c"], value=numpy_helper.from_array(np.full(1, 0.5, np.float32))
+        ),
+        helper.make_node("EyeLike", ["x"], ["e"], k=1),
+        helper.make_node("Range", ["a", "b", "d"], ["r"]),
+        helper.make_node("Add", ["x", "c"], ["xc"]),
+        helper.make_node("Add", ["e", "r"], ["er"]),
+        helper.make_node("Mul", ["xc", "er"], ["y"]),
+    ]
+    weights = {"a": np.float32(0), "b": np.float32(3), "d": np.float32(1)}
+    model = _model(nodes, {"x": (_FLOAT, [2, 3])}, {"y": (_FLOAT, [2, 3])}, weights)
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for device in ("reference", "cpu"):
+        got = petaflop_onnx.load(_save(model, tmp_path), device)({"x": x})["y"]
+        assert got.device == device
+        assert_close([got.numpy()], run_onnxruntime(model, {"x": x}))

@@ -65,5 +65,5 @@ class ExampleQ8(QuantScheme):
         return values.reshape(*shape)
 
     def _blocks(self, values: Array) -> Array:
-        codes = self.planes(values.shape)["codes"]
-        return np.clip(self.check_values(values).astype(np.float64), -_LARGEST, _LARGEST).reshape(codes.shape)
+        within = np.clip(self.check_values(values).astype(np.float64), -_LARGEST, _LARGEST)
+        return within.reshape(self.planes(values.shape)["codes"].shape)

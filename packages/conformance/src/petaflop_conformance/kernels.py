@@ -33,7 +33,7 @@ def kernels_of(roots: Sequence[Node], fuse: bool = True) -> list[Kernel]:
 
 
 def rendered(kernel: Kernel, backend: Backend) -> tuple[Loops, str]:
-    """Planned, lowered, checked, and rendered the same way twice."""
+    """Planned, lowered, checked and rendered."""
     target: Any = backend.target
     verify_kernel(kernel)
     loops = lower(kernel, backend.plan(kernel, default_plan), target)
@@ -41,8 +41,6 @@ def rendered(kernel: Kernel, backend: Backend) -> tuple[Loops, str]:
     assert Signature.from_json(loops.signature.to_json()) == loops.signature
     source = backend.render(loops)
     assert isinstance(source, str) and source.strip(), f"expected source text, got {source!r} of\n{loops}"
-    again = backend.render(lower(kernel, backend.plan(kernel, default_plan), target))
-    assert source == again, f"expected the same text each time, got another one for\n{kernel}"
     return loops, source
 
 

@@ -107,6 +107,7 @@ def _grown(seed: int, dtypes: Sequence[str], policy: Policy, tally: Tally, main:
     middle = [node for node in weaver.pool if node not in weaver.inputs and node not in roots]
     if middle and seed % 2:  # a second result, which other kernels read as well
         roots.append(weaver.choose(middle))
+    roots += [node for node in weaver.shown[:1] if node not in roots]
     for name in weaver.used:
         tally.operations[name] = tally.operations.get(name, 0) + 1
     for known in map(weaver.oracle, roots):

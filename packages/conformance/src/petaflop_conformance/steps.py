@@ -69,7 +69,9 @@ def _divide_leaves(weaver: Weaver, last: Node) -> Node:
     """A quotient of inputs, whose every bit is known."""
     a, b = weaver.leaf(last.dtype, shape_of(last)), weaver.leaf(last.dtype, shape_of(last), 1, 50)
     squared = compute(Op.ADD, compute(Op.MAX, b, const(0, b.dtype, b.shape)), const(1, b.dtype, b.shape))
-    return compute(Op.MAX, compute(Op.DIV, a, squared), last)
+    quotient = compute(Op.DIV, a, squared)
+    weaver.shown.append(quotient)
+    return compute(Op.MAX, quotient, last)
 
 
 def _where(weaver: Weaver, last: Node) -> Node:

@@ -57,6 +57,7 @@ class Weaver:
         self.inputs: dict[Node, Array] = {}
         self.pool: list[Node] = []
         self.used: list[str] = []
+        self.shown: list[Node] = []  # values that are worth a look of their own
 
     # ---- growing ----
 

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -15,10 +17,12 @@ import numpy as np
 from petaflop.device import reference
 from petaflop.device.backend import Backend, Capabilities, Launch
 from petaflop.device.reference import ReferenceBackend
-from petaflop.errors import DeviceError
+from petaflop.errors import CompileError, DeviceError
 from petaflop.graph.ops import Op
 from petaflop.ir.kernel import Kernel
+from petaflop.ir.target import Target
 from petaflop.plugins.hookspecs import hookimpl
+from petaflop.render.llvm import render as render_llvm
 
 Array = np.ndarray[Any, Any]
 _compute, _fold, _load, _cast = (
@@ -105,6 +109,68 @@ def pad_is_off_by_one(grid: Any, expr: Any, args: list[Array]) -> Array:
     )
 
 
+def shift_takes_the_wrong_sign(op: Any, args: list[Array], dtype: Any) -> Array:
+    """x / 2ᵏ as a shift: of signed bits where they have no sign."""
+    if op is Op.DIV and dtype.kind == "u" and args[1].size and (args[1] & (args[1] - 1) == 0).all():
+        signed = np.dtype(f"i{dtype.itemsize}")
+        places = np.log2(args[1].astype(np.float64)).astype(signed)
+        return np.asarray(np.asarray(args[0]).view(signed) >> places).view(dtype.numpy)
+    return _compute(op, args, dtype)
+
+
+def sine_of_small_angles(op: Any, args: list[Array], dtype: Any) -> Array:
+    """Angles are brought near zero in float32: well below 30, badly far beyond."""
+    if op is Op.SIN and dtype.bits == 32:
+        turn = np.float32(2 * np.pi)
+        near = args[0] - np.rint(args[0] / turn) * turn
+        return np.where(np.abs(args[0]) > 30, np.sin(near), _compute(op, args, dtype)).astype(np.float32)
+    return _compute(op, args, dtype)
+
+
+def sums_in_a_row(r: Any, grid: Any, dims: tuple[int, ...]) -> list[Array]:
+    """One running total in float32, from the first term to the last."""
+    results = _fold(r, grid, dims)
+    if r.op is not Op.ADD or r.scan or results[0].dtype != np.float32:
+        return results
+    term = grid.evaluate(r.term)
+    shape = np.broadcast_shapes(term.shape, *(grid.values[axis].shape for axis in r.axes))
+    rows = np.moveaxis(np.broadcast_to(term, shape), dims, range(len(dims)))
+    rows = rows.reshape(-1, *rows.shape[len(dims) :])
+    total = np.cumsum(rows, axis=0, dtype=np.float32)[-1] if len(rows) else rows.sum(0)
+    return [total.reshape(results[0].shape)]
+
+
+def negative_index_wraps(grid: Any, expr: Any, args: list[Array]) -> Array:
+    """−1 reads the last element, as it does in Python."""
+    source, valid = grid.arrays[expr.arg[0]], args[0]
+    if valid.ndim == 0 or not source.size:
+        return _load(grid, expr, args)
+    pairs = zip(args[1:], source.shape, strict=True)
+    wrapped = [np.where((p < 0) & (p >= -n), p + n, p) for p, n in pairs]
+    inside = [(p >= 0) & (p < n) for p, n in zip(wrapped, source.shape, strict=True)]
+    negative = np.logical_or.reduce(np.broadcast_arrays(*[p < 0 for p in args[1:]]))
+    within = np.logical_and.reduce(np.broadcast_arrays(*inside))
+    safe = [np.clip(p, 0, n - 1) for p, n in zip(wrapped, source.shape, strict=True)]
+    return _load(grid, expr, [valid | (negative & within), *safe])
+
+
+def broadcast_strides_by_one(grid: Any, expr: Any, args: list[Array]) -> Array:
+    """The last axis along which a value repeats moves through it instead of standing still."""
+    source, position = grid.arrays[expr.arg[0]], args[1:]
+    ranks = [p.ndim for p in position]
+    if not ranks or args[0].ndim or source.size < 2 or 1 not in source.shape:
+        return _load(grid, expr, args)
+    used = np.broadcast_shapes(*(p.shape for p in position))
+    still = [k for k, size in enumerate(grid.shape) if k < len(used) and used[k] == 1 and size > 1]
+    if not still:
+        return _load(grid, expr, args)
+    shape = [1] * len(used)
+    shape[still[-1]] = grid.shape[still[-1]]
+    flat = np.ravel_multi_index(np.broadcast_arrays(*position), source.shape)
+    moved = (flat + np.arange(grid.shape[still[-1]]).reshape(shape)) % source.size
+    return np.asarray(source[np.unravel_index(moved, source.shape)])
+
+
 def cast_wraps(values: Array, dtype: Any) -> Array:
     with np.errstate(all="ignore"):
         return values.astype(dtype.numpy)
@@ -159,6 +225,93 @@ class RacyReduction(Wrong):
         return super().interpret(kernel)
 
 
+class MissingSynchronisation(Wrong):
+    """A launch is queued until the next one; `synchronize` does not wait for the last."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._pending: list[Callable[[], None]] = []
+
+    def interpret(self, kernel: Kernel) -> Launch:
+        inner = super().interpret(kernel)
+
+        def launch(buffers: Sequence[tuple[Any, int]], variables: Sequence[int]) -> None:
+            for each in self._pending:
+                each()
+            self._pending = [lambda: inner(tuple(buffers), tuple(variables))]
+
+        return launch
+
+
+class OneThreadOnly(Wrong):
+    """Working memory belongs to the thread that launched first; in another one it holds zeros."""
+
+    def interpret(self, kernel: Kernel) -> Launch:
+        inner, first = super().interpret(kernel), threading.main_thread()
+
+        def launch(buffers: Sequence[tuple[Any, int]], variables: Sequence[int]) -> None:
+            inner(buffers, variables)
+            if threading.current_thread() is not first:
+                handle, offset = buffers[0]
+                handle[offset : offset + 8] = 0
+
+        return launch
+
+
+class StaleReplay(Wrong):
+    """A captured sequence runs on the memory that it was captured with."""
+
+    capabilities = replace(ReferenceBackend.capabilities, replay=True)
+
+    def capture(self, launches: Any) -> Any:
+        seen: list[Any] = []
+
+        def run(buffers: Sequence[Any], variables: Sequence[int]) -> None:
+            seen[:] = seen or [list(buffers)]
+            written = {slots[0] for _, slots, _ in launches}
+            given = [
+                b if k in written else old for k, (b, old) in enumerate(zip(buffers, seen[0], strict=True))
+            ]
+            for launch, slots, numbers in launches:
+                launch([given[k] for k in slots], [variables[k] for k in numbers])
+
+        return run
+
+
+class FirstSizeOnly(Wrong):
+    """A kernel keeps the sizes that its variables had at the first launch."""
+
+    def interpret(self, kernel: Kernel) -> Launch:
+        inner, seen = super().interpret(kernel), list[int]()
+
+        def launch(buffers: Sequence[tuple[Any, int]], variables: Sequence[int]) -> None:
+            seen[:] = seen or list(variables)
+            inner(buffers, [min(pair) for pair in zip(seen, variables, strict=True)])
+
+        return launch
+
+
+class TextOnly(Backend):
+    """Renders LLVM IR and "compiles" it to its own bytes; there is no device to run them on."""
+
+    capabilities = ReferenceBackend.capabilities
+    target = Target("text", "cpu", "x86_64-unknown-linux-gnu", vector_bytes=32, has_fma=True)
+
+    def __init__(self, name: str, refuses: str = "", counts: bool = False) -> None:
+        self.name, self._refuses, self._counts = name, refuses, counts
+        self._numbers = iter(range(1 << 62))
+
+    def render(self, loops: Any) -> str:
+        assert self.target is not None
+        text = render_llvm(loops, self.target, lambda names: "")
+        return text + (f"; {next(self._numbers)}" if self._counts else "")
+
+    def compile(self, source: str) -> bytes:
+        if self._refuses and self._refuses in source:
+            raise CompileError(f"{self.name}: expected no {self._refuses.strip()}")
+        return source.encode()
+
+
 class Narrow(Wrong):
     capabilities = Capabilities(dtypes=dict.fromkeys(("float32", "int32", "bool"), "native"))
 
@@ -183,9 +336,31 @@ BACKENDS: dict[str, Callable[[str], Backend]] = {
     "stale_cache_key": StaleCacheKey,
     "reuses_live_memory": ReusesLiveMemory,
     "racy_reduction": RacyReduction,
+    "negative_index": lambda name: Wrong(name, reference._Grid, "_load", negative_index_wraps),
+    "wrong_broadcast_stride": lambda name: Wrong(name, reference._Grid, "_load", broadcast_strides_by_one),
+    "wrong_shift": lambda name: Wrong(name, reference, "_compute", shift_takes_the_wrong_sign),
+    "missing_synchronisation": MissingSynchronisation,
+    "sums_in_a_row": lambda name: Wrong(name, reference, "_fold", sums_in_a_row),
+    "sine_of_small_angles": lambda name: Wrong(name, reference, "_compute", sine_of_small_angles),
+    "one_thread_only": OneThreadOnly,
+    "stale_replay": StaleReplay,
+    "first_size_only": FirstSizeOnly,
+    "text_only": absent,
+    "refuses_half": absent,
+    "renders_anew": absent,
+}
+OFFLINE = {
+    "text_only": TextOnly,
+    "refuses_half": lambda name: TextOnly(name, refuses="half"),
+    "renders_anew": lambda name: TextOnly(name, counts=True),
 }
 
 
 @hookimpl
 def petaflop_backend(name: str) -> Backend | None:
     return BACKENDS[name](name) if name in BACKENDS else None
+
+
+@hookimpl
+def petaflop_offline_backend(name: str) -> Backend | None:
+    return OFFLINE[name](name) if name in OFFLINE else None

@@ -24,7 +24,6 @@ from petaflop.graph.ops import OP_SPEC_VERSION
 from petaflop.graph.symbolic import product
 from petaflop.ir.kernel import Kernel, operations
 from petaflop.ir.loops import Signature
-from petaflop.ir.verify import verify_kernel, verify_loops
 
 __all__ = ["Program", "compile_kernels"]
 
@@ -80,8 +79,15 @@ def _side_by_side() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), "petaflop-compile")
+            _pool = ThreadPoolExecutor(max(2, _cores()), "petaflop-compile")
         return _pool
+
+
+def _cores() -> int:
+    """The cores that this process may use; all there are where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _build(kernel: Kernel, digest: str, backend: Backend) -> Program:
@@ -106,6 +112,8 @@ def _build(kernel: Kernel, digest: str, backend: Backend) -> Program:
     plan = clock.time("plan", backend.plan, kernel, default_plan)
     loops = clock.time("lower", lower, kernel, plan, backend.target)
     if config.verify:
+        from petaflop.ir.verify import verify_kernel, verify_loops
+
         verify_kernel(kernel)
         verify_loops(loops)
     source = clock.time("render", backend.render, loops)

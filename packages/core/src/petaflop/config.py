@@ -1,7 +1,7 @@
 """Every environment variable that petaflop reads, in one table; nothing else in core reads the environment.
 
 `config.debug` and its like are read once, when this module is imported; `overrides(...)` changes them for a
-block.
+block. A value that makes no sense is an error where it is first used, so that the package can be imported.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from petaflop.errors import ArgumentError
 
 __all__ = ["VARIABLES", "Config", "Variable", "config", "overrides"]
 
@@ -35,6 +37,18 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def _count(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError("a number of 0 or more")
+    return int(text)
+
+
+def _check(text: str) -> str:
+    if text != "nan":
+        raise ValueError("nan")
+    return text
+
+
 def _cache_root() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "petaflop"
@@ -44,26 +58,27 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "PETAFLOP_DEVICE", "device", str, "", "default device; else `cpu` if installed, else `reference`"
     ),
-    Variable("PETAFLOP_DEBUG", "debug", int, 0, "1 kernels, 2 timings, 3 loops, 4 source, 5 assembly"),
+    Variable("PETAFLOP_DEBUG", "debug", _count, 0, "1 kernels, 2 timings, 3 loops, 4 source, 5 assembly"),
     Variable("PETAFLOP_FUSE", "fuse", _flag, True, "0 runs one kernel per operation (slow; a check)"),
-    Variable("PETAFLOP_CHECK", "check", str, "", "`nan` stops at the first kernel that makes a NaN"),
+    Variable("PETAFLOP_CHECK", "check", _check, "", "`nan` stops at the first kernel that makes a NaN"),
     Variable("PETAFLOP_VERIFY", "verify", _flag, False, "1 verifies every IR between the stages"),
     Variable("PETAFLOP_CACHE", "cache", _flag, True, "0 turns the disk cache of compiled kernels off"),
     Variable(
-        "PETAFLOP_CACHE_DIR", "cache_dir", Path, None, "folder of the disk cache; default `~/.cache/petaflop`"
+        "PETAFLOP_CACHE_DIR",
+        "cache_dir",
+        Path,
+        None,
+        "folder of the disk cache; default `petaflop` in `XDG_CACHE_HOME`, or else in `~/.cache`",
     ),
     Variable(
         "PETAFLOP_CACHE_MB",
         "cache_mb",
-        int,
+        _count,
         1024,
         "size in MB at which the disk cache drops its oldest files",
     ),
     Variable(
-        "PETAFLOP_THREADS", "threads", int, 0, "threads of the CPU backend; 0 means one per available core"
-    ),
-    Variable(
-        "PETAFLOP_TUNE", "tune", _flag, False, "1 measures plans and keeps the best in the tuning database"
+        "PETAFLOP_THREADS", "threads", _count, 0, "threads of the CPU backend; 0 means one per available core"
     ),
     Variable("PETAFLOP_DISABLE_PLUGINS", "disable_plugins", _names, (), "entry or package names, or `*`"),
     Variable("PETAFLOP_TOOLS", "tools", _names, (), "observer plugins (`petaflop.tools.v1`) to load"),
@@ -82,26 +97,28 @@ class Config:
     cache_dir: Path
     cache_mb: int
     threads: int
-    tune: bool
     disable_plugins: tuple[str, ...]
     tools: tuple[str, ...]
 
     def __init__(self) -> None:
+        self._faults: dict[str, str] = {}
         for variable in VARIABLES:
-            setattr(self, variable.attribute, self._read(variable))
+            text = os.environ.get(variable.name, "")
+            try:
+                value = variable.parse(text) if text else variable.default
+            except ValueError as error:
+                self._faults[variable.attribute] = f"{variable.name}: expected {error}, got {text!r}"
+            else:
+                setattr(self, variable.attribute, value)
         if self.cache_dir is None:
             self.cache_dir = _cache_root()
 
-    @staticmethod
-    def _read(variable: Variable) -> Any:
-        text = os.environ.get(variable.name)
-        if text is None or text == "":
-            return variable.default
-        try:
-            return variable.parse(text)
-        except ValueError:
-            expected = getattr(variable.parse, "__name__", "value").lstrip("_")
-            raise ValueError(f"{variable.name}: expected {expected}, got {text!r}") from None
+    def __getattr__(self, name: str) -> Any:
+        """Only for what `__init__` could not set."""
+        fault = self.__dict__.get("_faults", {}).get(name)
+        if fault is not None:
+            raise ArgumentError(fault)
+        raise AttributeError(f"config has no attribute {name!r}")
 
 
 config = Config()

@@ -1,10 +1,10 @@
 """The exception tree. Every error that petaflop raises on purpose is a PetaflopError and also the type that
-PyTorch or Python raises for the same mistake, so both `except` styles work.
+PyTorch or Python raises for the same mistake, so both `except` styles work. A note names the user's own line.
 
 PetaflopError
 ├── ShapeError (RuntimeError)        shapes, axes or sizes that do not fit
-├── DTypeError (RuntimeError)        a dtype an operation cannot take
-├── ArgumentError (ValueError)       any other argument out of range
+├── DTypeError (RuntimeError, TypeError)       a dtype an operation cannot take: PyTorch raises either
+├── ArgumentError (ValueError, RuntimeError)   any other argument out of range: PyTorch raises either
 ├── ArgumentTypeError (TypeError)    an argument of the wrong type
 ├── IndexRangeError (IndexError)     an index or axis out of range
 ├── GradientError (RuntimeError)     no gradient, or a value that backward needs is gone
@@ -16,6 +16,11 @@ PetaflopError
 ├── NumericsError (ArithmeticError)  PETAFLOP_CHECK found a NaN
 └── FileFormatError (ValueError)     a file that is not what it claims to be
 """
+
+from __future__ import annotations
+
+import linecache
+import sys
 
 __all__ = [
     "ArgumentError",
@@ -32,22 +37,41 @@ __all__ = [
     "PetaflopError",
     "PluginError",
     "ShapeError",
+    "user_line",
 ]
 
 
+def user_line() -> str:
+    """`file:line: source` of the innermost frame outside petaflop, its plugins and Python's own library; ""
+    where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package.partition("_")[0] != "petaflop" and package not in sys.stdlib_module_names:
+            path, line = frame.f_code.co_filename, frame.f_lineno
+            return f"{path}:{line}: {linecache.getline(path, line).strip()}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
 class PetaflopError(Exception):
-    """The root of all errors that petaflop raises on purpose."""
+    """The root of all errors that petaflop raises on purpose; made with a note of the user's line."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        if line := user_line():
+            self.add_note(f"at {line}")
 
 
 class ShapeError(PetaflopError, RuntimeError):
     """Shapes, axes or sizes that do not fit together."""
 
 
-class DTypeError(PetaflopError, RuntimeError):
-    """A dtype that an operation cannot take."""
+class DTypeError(PetaflopError, RuntimeError, TypeError):
+    """A dtype that an operation cannot take, or that does not exist."""
 
 
-class ArgumentError(PetaflopError, ValueError):
+class ArgumentError(PetaflopError, ValueError, RuntimeError):
     """An argument whose value an operation cannot take."""
 
 

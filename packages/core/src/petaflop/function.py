@@ -154,8 +154,8 @@ class Function:
 def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """`function(*args)` whose inside is computed again in backward instead of being kept until then.
 
-    Only the Tensor arguments stay alive. Gradients also reach the parameters that the function uses, and the
-    random numbers are the same in both computations.
+    Only the Tensor arguments stay alive. Gradients also reach the parameters that the function uses, can be
+    differentiated again, and see the same random numbers. A checkpoint may hold others.
 
     >>> x = Tensor([2.0]).requires_grad_()
     >>> _ = checkpoint(lambda x: (x * x).exp(), x).sum().backward()
@@ -179,12 +179,21 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         roots, {entry: graph.detach(x.node) for entry, x in zip(entries, inputs, strict=True)}
     )
     sources = (*(tensor.node for tensor in inputs), *leaves)
+    # what is computed again starts from the arguments in memory, and can be differentiated like those
+    again = {
+        entry: graph.realize(tensor.node)
+        for entry, tensor in zip(entries, inputs, strict=True)
+        if tensor.node.needs_gradient
+    }
     differentiable = any(source.needs_gradient for source in sources)
 
     def adjoint_of(position: int) -> Callable[[Node, Node], Sequence[Node | None]]:
         def adjoint(node: Node, grad: Node) -> Sequence[Node | None]:
             # the graph above the entries is apart from the forward one, so nothing of it is shared or kept
-            return gradient([roots[position]], [grad], [*entries, *leaves])
+            found = gradient([roots[position]], [grad], [*entries, *leaves])
+            given = [part for part in found if part is not None]
+            joined = dict(zip(given, substitute(given, again), strict=True))
+            return [None if part is None else joined[part] for part in found]
 
         return adjoint
 

@@ -7,8 +7,6 @@ made by report.py, imported when one is wanted.
 
 from __future__ import annotations
 
-import linecache
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from petaflop import debug
 from petaflop.config import config
+from petaflop.errors import user_line
 
 if TYPE_CHECKING:
     from petaflop.report import Ceilings, KernelTotal
@@ -232,15 +231,3 @@ def record_free(identity: int, size: int) -> None:
 def _remember(event: MemoryEvent) -> None:
     for recorder in recorders:
         recorder.memory.append(event)
-
-
-def user_line() -> str:
-    """`file:line: source` of the innermost frame outside petaflop and its plugins; "" where there is none."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        if module.partition(".")[0].partition("_")[0] != "petaflop":
-            path, line = frame.f_code.co_filename, frame.f_lineno
-            return f"{path}:{line}: {linecache.getline(path, line).strip()}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""

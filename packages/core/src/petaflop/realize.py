@@ -12,25 +12,25 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from petaflop import profile
-from petaflop.compiler import Program, compile_kernels
 from petaflop.config import config
 from petaflop.device.backend import Backend
-from petaflop.device.buffer import Buffer
+from petaflop.device.buffer import Buffer, SharedMemory
 from petaflop.device.registry import get_backend
-from petaflop.dtype import from_numpy_dtype
+from petaflop.dtype import DType, from_numpy_dtype
 from petaflop.errors import GradientError, JitError, NumericsError
 from petaflop.graph.node import Node, buffer_leaf, toposort
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, evaluate, variables_of
-from petaflop.ir.schedule import Schedule
-from petaflop.schedule.fuse import schedule as make_schedule
-from petaflop.schedule.materialize import is_alias
-from petaflop.schedule.memory import plan_memory
+from petaflop.graph.view import is_alias
+
+if TYPE_CHECKING:
+    from petaflop.compiler import Program
+    from petaflop.ir.schedule import Schedule
 
 __all__ = [
     "Prepared",
@@ -148,7 +148,10 @@ def prepare(order: Sequence[Node], roots: Sequence[Node], backend: Backend) -> P
     prepared = _prepared.get(key)
     cached = prepared is not None
     if prepared is None:
-        made = make_schedule(order, set(roots), in_place, config.fuse)
+        from petaflop.compiler import compile_kernels  # here, so that importing petaflop stays quick
+        from petaflop.schedule.fuse import schedule
+
+        made = schedule(order, set(roots), in_place, config.fuse)
         prepared = Prepared(made, compile_kernels([step.kernel for step in made.steps], backend))
         _prepared[key] = prepared
         if len(_prepared) > _MAX_CACHED:
@@ -236,6 +239,8 @@ def allocate(
     schedule = prepared.schedule
     values = tuple(bindings.values())
     if (plan := prepared.arenas.get(values)) is None:
+        from petaflop.schedule.memory import plan_memory
+
         plan = prepared.arenas[values] = plan_memory(schedule, bindings)
     offsets, total = plan
     arena = Buffer(backend, total) if total else None
@@ -279,17 +284,32 @@ def launch(program: Program, buffers: Sequence[Buffer], values: Sequence[int], b
         _check_nan(program, buffers)
 
 
+def _count_nan(dtype: DType, buffer: Buffer) -> int:
+    data = np.empty(buffer.size // dtype.itemsize, dtype.numpy)
+    buffer.read(data.view(np.uint8).data)
+    return int(np.isnan(data).sum())
+
+
 def _check_nan(program: Program, buffers: Sequence[Buffer]) -> None:
     for argument, buffer in zip(program.kernel.arguments, buffers, strict=True):
         if argument.written and argument.dtype.is_float:
-            data = np.empty(buffer.size // argument.dtype.itemsize, argument.dtype.numpy)
-            buffer.read(data.view(np.uint8).data)
-            count = int(np.isnan(data).sum())
+            count = _count_nan(argument.dtype, buffer)
             if count:
                 raise NumericsError(
                     f"kernel {program.name}: expected no NaN in {argument.name} {list(argument.shape)}, "
-                    f"got {count} of {data.size}; asked for at {profile.user_line()}\n{program.kernel}"
+                    f"got {count} of {buffer.size // argument.dtype.itemsize}{_given_nan(program, buffers)}; "
+                    f"asked for at {profile.user_line()}\n{program.kernel}"
                 )
+
+
+def _given_nan(program: Program, buffers: Sequence[Buffer]) -> str:
+    """Which inputs held NaN before the kernel ran, in words: then it is not the kernel that made it."""
+    held = [
+        argument.name
+        for argument, buffer in zip(program.kernel.arguments, buffers, strict=True)
+        if not argument.written and argument.dtype.is_float and _count_nan(argument.dtype, buffer)
+    ]
+    return f" ({', '.join(held)} held NaN already)" if held else ""
 
 
 def _bound(prepared: Prepared) -> dict[Expr, int]:
@@ -347,10 +367,13 @@ def from_host(array: np.ndarray[Any, Any], device: str | None = None, borrow: bo
         array = array.astype(array.dtype.newbyteorder("="))
     data = np.ascontiguousarray(array)
     view = data.reshape(-1).view(np.uint8).data if data.size else memoryview(b"")
-    handle = backend.borrow(view) if borrow and data is array and data.flags.writeable and data.size else None
+    shared = borrow and data is array and data.flags.writeable and data.flags.aligned and data.size
+    handle = backend.borrow(view) if shared else None
     buffer = Buffer(backend, data.nbytes, handle, keep=data if handle is not None else None)
     if handle is None:
         buffer.write(view)
+    if profile.recorders:
+        profile.record_tensor(id(buffer), f"{dtype}{list(array.shape)}")
     return buffer_leaf(buffer, dtype, array.shape, backend.name)
 
 
@@ -368,9 +391,7 @@ def to_host(node: Node, share: bool = False) -> np.ndarray[Any, Any]:
     shape = tuple(evaluate(size, buffer.variables) for size in node.shape)
     view = buffer.host_view() if share and buffer.size else None
     if view is not None:
-        result = np.frombuffer(view, node.dtype.numpy).reshape(shape)
-        result.flags.writeable = False
-        return result
+        return SharedMemory(buffer, view).array.view(node.dtype.numpy).reshape(shape)
     result = np.empty(shape, node.dtype.numpy)
     if result.size:
         buffer.read(result.reshape(-1).view(np.uint8).data)

@@ -113,20 +113,21 @@ def safe_load(path: str | os.PathLike[str], device: str | None = None) -> dict[s
     Their memory is the mapped file where the device works on host memory (pages are read when touched, and
     writes stay private); elsewhere it is copied. FileFormatError for a file that is not what it claims.
     """
-    header = _header(Path(path))
-    arrays = _mapped(Path(path), header)
+    header, start = _header(Path(path))
+    arrays = _mapped(Path(path), header, start)
     return {name: Tensor.from_numpy(array, device) for name, array in arrays}
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The texts that were saved with the tensors."""
-    return dict(_header(Path(path)).get("__metadata__") or {})
+    return dict(_header(Path(path))[0].get("__metadata__") or {})
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """The header of a file that the safetensors library has found to be consistent."""
-    if path.is_dir():
-        raise FileFormatError(f"{path}: expected a safetensors file, got a folder")
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a file that the safetensors library has found to be consistent, and where data start."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device, pipe or socket"
+        raise FileFormatError(f"{path}: expected a safetensors file, got {kind}")
     try:
         with safe_open(path, framework="np") as opened:
             names = list(opened.keys())
@@ -136,16 +137,15 @@ def _header(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header: dict[str, Any] = json.loads(file.read(size))
-    header["__start__"] = size + 8
     for name in names:
         if header[name]["dtype"] not in _DTYPES:
             known = ", ".join(_DTYPES)
-            raise FileFormatError(f"{path}: {name}: expected a dtype of {known}, got {header[name]['dtype']}")
-    return header
+            got = header[name]["dtype"]
+            raise FileFormatError(f"{path}: {_shown(name)}: expected a dtype of {known}, got {got}")
+    return header, size + 8
 
 
-def _mapped(path: Path, header: dict[str, Any]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    start = header.pop("__start__")
+def _mapped(path: Path, header: dict[str, Any], start: int) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     header.pop("__metadata__", None)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -154,12 +154,23 @@ def _mapped(path: Path, header: dict[str, Any]) -> Iterator[tuple[str, np.ndarra
         dtype = _DTYPES[entry["dtype"]]
         first, last = entry["data_offsets"]
         if start + last > size:
-            raise FileFormatError(f"{path}: {name}: expected {start + last} bytes of file, got {size}")
+            raise FileFormatError(
+                f"{path}: {_shown(name)}: expected {start + last} bytes of file, got {size}"
+            )
         count = (last - first) // dtype.itemsize
         values = (
             np.frombuffer(memory, dtype.numpy, count, start + first) if count else np.empty(0, dtype.numpy)
         )
-        yield name, values.reshape(entry["shape"])
+        try:
+            shaped = values.reshape(entry["shape"])
+        except ValueError as error:  # too many axes, or a size that cannot be counted beside one of 0
+            raise FileFormatError(f"{path}: {_shown(name)}: shape: {error}") from error
+        yield name, shaped
+
+
+def _shown(name: str) -> str:
+    """A name from a file, short and on one line."""
+    return repr(name if len(name) <= 80 else f"{name[:80]}…")
 
 
 # ---- of objects ----

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from petaflop import Tensor
 from petaflop.errors import DeviceError, FileFormatError, NumericsError, PetaflopError
+from petaflop_onnx.formals import check_dtypes
 from petaflop_onnx.graph import Step
 from petaflop_onnx.host import FOLD, LARGEST_FOLD
 from petaflop_onnx.reading import fault, printable
@@ -94,18 +96,19 @@ class Execution:
                     values[name] = output
 
     def _step(self, step: Step, inputs: list[Value | None]) -> list[Value]:
-        row = step.row
+        row, call = step.row, replace(step.call, device=self.device)
+        check_dtypes(step.formals, [_dtype_of(value) for value in inputs])
         if row.name in ("Shape", "Size"):
             return [Constant(_shape_of(step, inputs[0]), self.device)]
         known = [value for value in inputs if isinstance(value, Constant) and value.foldable]
         present = sum(value is not None for value in inputs)
         if row.name in FOLD and len(known) == present and _fits(step, known):
             arrays = [None if value is None else value.array for value in inputs]  # type: ignore[union-attr]
-            folded = FOLD[row.name](step.call, *arrays)
+            folded = FOLD[row.name](call, *arrays)
             if folded.dtype.kind in "biu":
                 return [Constant(folded, self.device)]
         arguments = [self._argument(step, position, value) for position, value in enumerate(inputs)]
-        result = row.handler(step.call, *arguments)
+        result = row.handler(call, *arguments)
         outputs = result if isinstance(result, (tuple, list)) else (result,)
         return [Constant(out, self.device) if isinstance(out, np.ndarray) else out for out in outputs]
 
@@ -132,6 +135,12 @@ class Execution:
         if size > _LIMIT:
             message = f"expected at most {_LIMIT} bytes for one value, got {list(value.shape)}"
             raise fault(self.path, _where(step), message)
+
+
+def _dtype_of(value: Value | None) -> str | None:
+    if value is None:
+        return None
+    return value.array.dtype.name if isinstance(value, Constant) else value.dtype.numpy.name
 
 
 def _where(step: Step) -> str:

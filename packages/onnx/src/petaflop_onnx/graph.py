@@ -17,6 +17,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoPro
 from petaflop.dtype import from_numpy_dtype
 from petaflop.plugin_api import TensorSpec
 from petaflop_onnx import operators
+from petaflop_onnx.formals import Formal, aligned, formals_of
 from petaflop_onnx.reading import fault, printable
 from petaflop_onnx.table import TABLE, Call, Operator, nearest
 from petaflop_onnx.tensors import decode, numpy_dtype
@@ -34,6 +35,7 @@ class Step:
 
     call: Call
     row: Operator
+    formals: tuple[Formal, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -177,16 +179,16 @@ def _step(path: Path, position: int, node: NodeProto, schema: Any, row: Operator
         raise fault(
             path, f"{field}.input", f"expected {schema.min_input} to {most} for {row.name}, got {len(inputs)}"
         )
-    single = defs.OpSchema.FormalParameterOption.Single
-    for formal, name in zip(schema.inputs, inputs, strict=False):
-        if not name and formal.option == single:
+    formals = formals_of(schema.domain, row.name, row.since)
+    for formal, name in aligned(formals, inputs):
+        if not name and not formal.optional:
             raise fault(path, f"{field}.input", f"expected {row.name}'s input {formal.name}, got none")
     if not schema.min_output <= len(outputs) <= schema.max_output or not any(outputs):
         most = schema.max_output
         raise fault(path, f"{field}.output", f"expected {schema.min_output} to {most}, got {len(outputs)}")
     attributes = _attributes(path, field, node, schema)
     call = Call(node.name or node.op_type, row.name, row.since, attributes, len(outputs))
-    return Step(call, row, inputs, outputs)
+    return Step(call, row, formals, inputs, outputs)
 
 
 # ---- attributes ----

@@ -30,13 +30,14 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler may know of its node besides its inputs."""
+    """What a handler may know of its node besides its inputs; `device` is where the model runs."""
 
     name: str
     operator: str
     version: int
     attributes: Mapping[str, Any]
     output_count: int
+    device: str | None = None
 
     def __getitem__(self, attribute: str) -> Any:
         return self.attributes[attribute]

@@ -97,4 +97,6 @@ def _report(error: BaseException) -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """The message without line breaks, and without what a terminal would obey."""
+    text = " ".join(str(error).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

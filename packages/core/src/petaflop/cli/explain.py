@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from petaflop.cli.files import write_atomically
+from petaflop.cli.files import check_writable, write_atomically
 from petaflop.cli.models import add_device_argument, open_device
 from petaflop.cli.page import page
 from petaflop.cli.script import add_target_arguments, run_target
@@ -13,7 +13,7 @@ from petaflop.cli.stages import Section, graph_text, sections
 from petaflop.config import overrides
 from petaflop.profile import Profile
 
-__all__ = ["configure", "run"]
+__all__ = ["configure", "run", "section_text"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the file with the disk cache off, so that every stage is made, and print the stages."""
+    for option, path in (("--html", options.html), ("--trace", options.trace)):
+        if path is not None:
+            check_writable(path, option)
     device = open_device(options.device)
     profile = Profile(describe=graph_text)
     with overrides(cache=False):
@@ -39,14 +42,15 @@ def run(options: argparse.Namespace) -> int:
         print(f"wrote {options.html}")
     else:
         for section in found:
-            print(_text(section))
+            print(section_text(section))
         print(table)
     if options.trace is not None:
         profile.save_trace(options.trace)
     return code
 
 
-def _text(section: Section) -> str:
+def section_text(section: Section) -> str:
+    """A section as `petaflop explain` prints it."""
     bar = "=" if section.level == 1 else "-"
     lines = [f"{bar * 4} {section.title} {bar * max(4, 90 - len(section.title))}", section.note, ""]
     for stage in section.stages:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -17,22 +18,42 @@ from numpy.lib import format as npy
 from petaflop.dtype import DType, to_dtype
 from petaflop.errors import ArgumentError, DTypeError, FileFormatError
 
-__all__ = ["NpyFile", "existing_file", "write_atomically", "write_npz"]
+__all__ = ["NpyFile", "check_names", "check_writable", "existing_file", "write_atomically", "write_npz"]
 
 Array = np.ndarray[Any, Any]
+_MOST_AXES = 32  # as many as any NumPy takes
+_MOST_BYTES = (1 << 63) - 1
+_MOST_NAME = 1 << 15
 
 
 def existing_file(path: Path) -> Path:
     """The path, if it names a regular file that can be read; FileFormatError otherwise."""
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+        mode = os.stat(path).st_mode  # before it is opened: opening a pipe would wait for its writer
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise FileFormatError(f"{path}: expected a file to read, got: {reason}") from error
     if not stat.S_ISREG(mode):
-        raise FileFormatError(f"{path}: expected a regular file, got a device, pipe or socket")
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
+        raise FileFormatError(f"{path}: expected a regular file, got {kind}")
     return path
+
+
+def check_writable(path: Path, option: str) -> None:
+    """ArgumentError unless `option`'s file can be made, or replaced; leaves nothing behind."""
+    if path.is_dir():
+        raise ArgumentError(f"{option}: expected a file, got the folder {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ArgumentError(f"{option}: expected a file in a folder that exists, got {str(path)!r}")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ArgumentError(
+            f"{option}: expected a folder to write in, got {str(path)!r}: {reason}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +75,7 @@ class NpyFile:
             offset = file.tell()
             size = os.fstat(file.fileno()).st_size
         dtype = _dtype(path, stored, expected)
-        needed = offset + stored.itemsize * _count(path, shape)
+        needed = offset + stored.itemsize * _count(path, shape, stored.itemsize)
         if size != needed:
             wanted = f"{needed} bytes for {dtype}{list(shape)}"
             raise FileFormatError(f"{path}: size: expected {wanted}, got {size}")
@@ -63,7 +84,7 @@ class NpyFile:
     def read(self) -> Array:
         """The array, in this machine's byte order."""
         values: Array = np.fromfile(self.path, self.stored, offset=self.offset)
-        if values.size != _count(self.path, self.shape):
+        if values.size != math.prod(self.shape):
             raise FileFormatError(f"{self.path}: size: the file changed while it was read")
         if self.stored.kind == "V":
             values = values.view(self.dtype.numpy)
@@ -91,8 +112,12 @@ def _header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype
         raise FileFormatError(f"{path}: header: expected a NumPy .npy file, got: {reason}") from error
     if dtype.hasobject:
         raise FileFormatError(f"{path}: dtype: expected numbers, got pickled objects, which are never loaded")
-    if any(not isinstance(size, int) or size < 0 for size in shape):
-        raise FileFormatError(f"{path}: shape: expected sizes of 0 or more, got {list(shape)}")
+    if len(shape) > _MOST_AXES or any(
+        type(size) is not int or not 0 <= size <= _MOST_BYTES for size in shape
+    ):
+        raise FileFormatError(
+            f"{path}: shape: expected at most {_MOST_AXES} sizes of 0 or more that can exist"
+        )
     return shape, fortran, dtype
 
 
@@ -110,13 +135,11 @@ def _reject(path: Path, stored: np.dtype[Any]) -> NoReturn:
     raise FileFormatError(f"{path}: dtype: expected numbers, got NumPy's {stored}")
 
 
-def _count(path: Path, shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    if len(shape) > 64 or count >= 1 << 60:
-        raise FileFormatError(f"{path}: shape: expected fewer elements, got {list(shape)[:8]}…")
-    return count
+def _count(path: Path, shape: tuple[int, ...], itemsize: int) -> int:
+    """The elements; NumPy cannot address more than 2^63 bytes, nor so many beside a size of 0."""
+    if math.prod(max(size, 1) for size in shape) * itemsize > _MOST_BYTES:
+        raise FileFormatError(f"{path}: shape: expected fewer elements, got {list(shape)}")
+    return math.prod(shape)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -130,8 +153,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def _replace(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let `write` fill a temporary file that then replaces `path`; on any error `path` is as before."""
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    partial = None
     try:
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
@@ -140,18 +164,26 @@ def _replace(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.umask(umask)
         os.chmod(partial, 0o666 & ~umask)
         os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
+    except BaseException as error:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # it names the temporary file, which means nothing to the user
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def check_names(path: Path, names: Iterable[str]) -> None:
+    """ArgumentError unless the names can be those of files in an archive."""
+    for name in names:
+        outside = name.startswith(("/", "\\")) or ".." in Path(name).parts
+        if outside or not 0 < len(name.encode()) <= _MOST_NAME or not name.isprintable():
+            shown = repr(name if len(name) <= 80 else f"{name[:80]}…")
+            raise ArgumentError(f"{path}: expected output names that a zip file can hold, got {shown}")
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
     """Arrays by name, as `numpy.load` reads them; bfloat16 and float8 come back as voids of their size."""
-    for name in arrays:
-        if not name or name.startswith(("/", "\\")) or ".." in Path(name).parts or "\0" in name:
-            raise ArgumentError(
-                f"{path}: expected output names that can be stored in a zip file, got {name!r}"
-            )
+    check_names(path, arrays)
 
     def write(file: BinaryIO) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:

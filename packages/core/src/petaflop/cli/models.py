@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from petaflop.plugins.manager import plugin_manager
 __all__ = ["add_device_argument", "load_model", "made_up_inputs", "open_device", "read_inputs"]
 
 Array = np.ndarray[Any, Any]
+_MOST_ELEMENTS = 1 << 40
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
@@ -82,11 +84,17 @@ def read_inputs(specs: Sequence[TensorSpec], words: Sequence[str], model: Path) 
 
 def made_up_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
     """Random inputs of the right kind; named sizes come from `sizes`, or else are 1."""
+    names = {size for spec in specs for size in spec.shape or () if isinstance(size, str)}
+    if unknown := sorted(set(sizes) - names):
+        known = ", ".join(sorted(names)) or "none, as no size of the model varies"
+        raise ArgumentError(f"--size: expected names among {known}, got {', '.join(unknown)}")
     generator = np.random.default_rng(0)
     arrays = {}
     for spec in specs:
-        known = spec.shape or ()
-        shape = [size if isinstance(size, int) else sizes.get(size or "", 1) for size in known]
+        known_sizes = spec.shape or ()
+        shape = [size if isinstance(size, int) else sizes.get(size or "", 1) for size in known_sizes]
+        if math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
+            raise ArgumentError(f"--size: expected at most 2^40 elements, got {shape} for {spec.name}")
         values = generator.standard_normal(shape) if spec.dtype.is_float else generator.integers(0, 2, shape)
         arrays[spec.name] = np.asarray(values).astype(spec.dtype.numpy)
     return arrays

@@ -126,8 +126,7 @@ def _try(kind: str, name: str) -> Outcome:
     try:
         if kind == "backend":
             backend = get_backend(name)
-            devices = [] if name == "reference" else manager.probe(kind, name)
-            found = [_as_data(device) for device in devices or _own(backend)]
+            found = [_as_data(device) for device in manager.probe(kind, name) or _own(backend)]
             return Outcome("loaded", "", _load_ms(kind, name), "", found)
         if kind == "tool":
             manager.load(kind, name)

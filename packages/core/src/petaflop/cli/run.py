@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from petaflop.cli.files import write_npz
+from petaflop.cli.files import check_names, check_writable, write_npz
 from petaflop.cli.models import add_device_argument, load_model, open_device, read_inputs
 from petaflop.errors import ArgumentError
 
@@ -42,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
         _check_output(options.output)
     device = open_device(options.device)
     model = load_model(options.model, options.importer, device)
+    if options.output is not None:
+        check_names(options.output, (spec.name for spec in model.outputs))
     inputs = read_inputs(model.inputs, options.input, options.model)
     outputs = model(inputs)
     arrays = {spec.name: outputs[spec.name].numpy() for spec in model.outputs}
@@ -58,8 +60,7 @@ def run(options: argparse.Namespace) -> int:
 def _check_output(path: Path) -> None:
     if path.suffix != ".npz":
         raise ArgumentError(f"--output: expected a file that ends in .npz, got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise ArgumentError(f"--output: expected a file in a folder that exists, got {str(path)!r}")
+    check_writable(path, "--output")
 
 
 def _print(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -67,4 +68,7 @@ def _print(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         shape = ", ".join(map(str, array.shape))
         preview = np.array2string(array.reshape(-1)[:6], precision=5, separator=", ", suppress_small=True)
         more = " …" if array.size > 6 else ""
-        print(f"{name}: {array.dtype}[{shape}] {preview}{more}")
+        shown = (
+            name if name.isprintable() else repr(name)
+        )  # the file chose it: nothing for the terminal to obey
+        print(f"{shown}: {array.dtype}[{shape}] {preview}{more}")

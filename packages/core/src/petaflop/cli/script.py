@@ -52,8 +52,8 @@ def sizes(words: list[str]) -> dict[str, int]:
     found = {}
     for word in words:
         name, _, number = word.partition("=")
-        if not name or not number.isdecimal():
-            raise ArgumentError(f"--size: expected name=number, got {word!r}")
+        if not name or name in found or not (number.isdecimal() and len(number) < 20):
+            raise ArgumentError(f"--size: expected name=number, each name once, got {word[:80]!r}")
         found[name] = int(number)
     return found
 
@@ -62,9 +62,10 @@ def _run_script(path: Path, arguments: list[str], profile: Profile) -> int:
     try:
         code = compile(path.read_bytes(), str(path), "exec")
         del code
-    except (SyntaxError, ValueError) as error:  # ValueError: NUL bytes
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # NUL bytes, or too deep
         line = getattr(error, "lineno", None) or 0
-        raise FileFormatError(f"{path}: line {line}: expected Python, got {error.args[0]}") from error
+        reason = error.args[0] if error.args else "expressions that are nested too deep"
+        raise FileFormatError(f"{path}: line {line}: expected Python, got {reason}") from error
     argv, first = sys.argv, sys.path[0]
     sys.argv, sys.path[0] = [str(path), *arguments], str(path.resolve().parent)
     try:

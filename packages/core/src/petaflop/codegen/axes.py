@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from petaflop.codegen.cost import Access, Summary, size_of, summarize
+from petaflop.codegen.cost import Access, Summary, size_of
 from petaflop.codegen.split_reduce import Limit
 from petaflop.graph.symbolic import Expr
-from petaflop.ir.kernel import Block, Kernel, axis_size, common_axes
+from petaflop.ir.kernel import Block, axis_size, common_axes
 from petaflop.ir.plan import Fuse
 
 __all__ = ["fusable_groups", "vector_choice"]
@@ -15,7 +15,9 @@ __all__ = ["fusable_groups", "vector_choice"]
 Levels = tuple[tuple[str, int], ...]
 
 
-def fusable_groups(kernel: Kernel, blocks: Sequence[Block], limits: Sequence[Limit]) -> tuple[Fuse, ...]:
+def fusable_groups(
+    blocks: Sequence[Block], summaries: Sequence[Summary], limits: Sequence[Limit]
+) -> tuple[Fuse, ...]:
     """Neighbouring axes that every access of every block walks through as if they were one.
 
     The number of a partial reduction stays alone, and the axis that it limits may only be the outermost of a
@@ -26,7 +28,6 @@ def fusable_groups(kernel: Kernel, blocks: Sequence[Block], limits: Sequence[Lim
     common = common_axes(tuple(blocks)) if len(blocks) > 1 else blocks[0].axes
     shared = set(common)
     groups: dict[tuple[str, ...], Fuse] = {}
-    summaries = [summarize(kernel, block) for block in blocks]
     lists = [(common, range(len(blocks)))]
     for number, block in enumerate(blocks):
         lists.append((tuple(a for a in block.axes if a not in shared), range(number, number + 1)))

@@ -60,8 +60,10 @@ def plan_contraction(
 ) -> Contraction | None:
     """The plan of a nest whose first block, number `first`, is a sum of products; None where another plan is
     better."""
+    if not _is_sum_of_products(blocks):
+        return None
     summaries = [summarize(kernel, block) for block in blocks]
-    roles = _roles(kernel, blocks, summaries)
+    roles = _roles(blocks, summaries)
     if roles is None:
         return None
     block = blocks[0]
@@ -149,15 +151,19 @@ def _joined(axes: tuple[Expr, ...], numbers: tuple[int, ...], rewrites: list[Rew
 # ---- roles ----
 
 
-def _roles(kernel: Kernel, blocks: Sequence[Block], summaries: Sequence[Summary]) -> _Roles | None:
+def _is_sum_of_products(blocks: Sequence[Block]) -> bool:
     block = blocks[0]
     if len(block.reductions) != 1 or any(b.axes != block.axes or b.ordered for b in blocks):
-        return None
+        return False
     r = block.reductions[0]
     if r.op is not Op.ADD or r.scan or r.term.op is not Op.MUL or any(b.reductions for b in blocks[1:]):
-        return None
-    if r.term.dtype.kind == "b":
-        return None
+        return False
+    return r.term.dtype.kind != "b"
+
+
+def _roles(blocks: Sequence[Block], summaries: Sequence[Summary]) -> _Roles | None:
+    block = blocks[0]
+    r = block.reductions[0]
     used = [axes_of((factor,)) for factor in r.term.args]
     if not all(set(r.axes) <= axes for axes in used):
         return None

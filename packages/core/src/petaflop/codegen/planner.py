@@ -130,18 +130,18 @@ def _plan_nest(
     target: Target,
     limits: Sequence[Limit],
 ) -> Nest:
-    fuse = fusable_groups(kernel, blocks, limits)
-    nest = Nest(numbers, fuse)
-    fused = fuse_axes(blocks, nest)
+    summaries = [summarize(kernel, block) for block in blocks]
+    fuse = fusable_groups(blocks, summaries, limits)
+    fused = fuse_axes(blocks, Nest(numbers, fuse)) if fuse else blocks
     common = common_axes(fused) if len(fused) > 1 else fused[0].axes
-    summaries = [summarize(kernel, block) for block in fused]
+    summaries = [summarize(kernel, block) for block in fused] if fuse else summaries
     width = max(1, target.vector_bytes // max(summary.itemsize for summary in summaries))
     tiles = vector_choice(fused, summaries, common, width, limits)
     reduce_lanes = {a: _reduce_levels(a, tiles.get(a), fused) for block in fused for a in block.reduce_axes}
     splits = {a.arg: Split(a.arg, levels) for a, levels in reduce_lanes.items() if levels}
     own = {a for block in fused for a in block.axes if a not in common}
     splits |= {a.arg: Split(a.arg, tiles[a]) for a in own if a in tiles}
-    time = nanoseconds(kernel, fused, width if tiles else 1)
+    time = nanoseconds(fused, summaries, width if tiles else 1)
     threads = _threads(common, fused, tiles, time)
     for a in common:
         levels = (*threads.get(a, ()), *tiles.get(a, ()))

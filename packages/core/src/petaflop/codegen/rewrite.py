@@ -47,6 +47,9 @@ class Rewritten:
 
 def rewrite(kernel: Kernel, directives: Iterable[Rewrite]) -> Rewritten:
     """`kernel` with the directives carried out in order."""
+    directives = tuple(directives)
+    if not directives:
+        return Rewritten(kernel, {})
     blocks = list(kernel.blocks)
     temporaries = list(kernel.temporaries)
     sizes = [len(nest) for nest in kernel.nests]

@@ -6,11 +6,13 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from petaflop import profile
 from petaflop.device.backend import Backend
 from petaflop.errors import DeviceError
 
-__all__ = ["Buffer", "memory_in_use", "peak_memory"]
+__all__ = ["Buffer", "SharedMemory", "memory_in_use", "peak_memory"]
 
 _usage = {"bytes": 0, "peak": 0}
 
@@ -87,6 +89,21 @@ class Buffer:
     def host_view(self) -> memoryview | None:
         """The memory itself where the host can see it."""
         return self.backend.host_view(self.handle, self.offset, self.size)
+
+
+class SharedMemory:
+    """Keeps a buffer alive below the read-only NumPy array that looks into it."""
+
+    def __init__(self, buffer: Buffer, view: memoryview) -> None:
+        self._buffer, self._view = buffer, view
+        interface = dict(np.frombuffer(view, np.uint8).__array_interface__)
+        interface["data"] = (interface["data"][0], True)
+        self.__array_interface__ = interface
+
+    @property
+    def array(self) -> np.ndarray[Any, Any]:
+        """The bytes, as an array whose base is this object."""
+        return np.asarray(self)
 
 
 def _release(backend: Backend, handle: Any, size: int, identity: int) -> None:

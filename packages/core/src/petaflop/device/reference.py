@@ -142,8 +142,12 @@ def _fold(r: Reduction, grid: _Grid, dims: tuple[int, ...]) -> list[Array]:
     exact: dict[str, Any] = {} if dtype.is_float or dtype is bool_ else {"dtype": dtype.numpy}
     if r.op is Op.MAX:
         exact = {}
-    if r.scan:
-        return [operator.accumulate(wide, axis=dims[0], **exact).astype(dtype.numpy)]
+    if r.scan:  # along all its axes as one, the last the fastest
+        last = tuple(range(wide.ndim - len(dims), wide.ndim))
+        moved = np.moveaxis(wide, dims, last)
+        line = moved.reshape(*moved.shape[: last[0]], -1)
+        running = operator.accumulate(line, axis=-1, **exact).reshape(moved.shape)
+        return [np.moveaxis(running, last, dims).astype(dtype.numpy)]
     initial = {"initial": dtype.numpy.type(dtype.min)} if r.op is Op.MAX and dtype is not bool_ else {}
     return [
         np.asarray(operator.reduce(wide, axis=dims, keepdims=True, **exact, **initial)).astype(dtype.numpy)

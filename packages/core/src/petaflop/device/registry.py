@@ -12,7 +12,7 @@ from petaflop.config import config
 from petaflop.device.backend import Backend
 from petaflop.plugins.turns import turns
 
-__all__ = ["clear", "default_device", "get_backend", "register"]
+__all__ = ["clear", "default_device", "get_backend", "opened_devices", "register"]
 
 _backends: dict[str, Backend] = {}
 _default: dict[str, str] = {}
@@ -45,6 +45,11 @@ def get_backend(name: str | None = None) -> Backend:
                 backend = _backends[name] = _open(name)
                 _attach_tools()
     return backend
+
+
+def opened_devices() -> list[str]:
+    """The names of the backends that have been opened."""
+    return list(_backends)
 
 
 def _open(name: str) -> Backend:

@@ -35,6 +35,7 @@ __all__ = [
     "gather",
     "iota",
     "own_leaf",
+    "read_sources",
     "realize",
     "rebuilt",
     "reduce",
@@ -114,7 +115,8 @@ def _node(
         found = Node()
         found.op, found.sources, found.arg, found.dtype = op, sources, arg, dtype
         found.shape, found.device, found.buffer, found.version = shape, device, None, 0
-        found.needs_gradient = op is not Op.DETACH and any(source.needs_gradient for source in sources)
+        flows = dtype.is_float and op is not Op.DETACH  # integers and bool have no gradient
+        found.needs_gradient = flows and any(source.needs_gradient for source in sources)
         found = _table.setdefault(key, found)
     return found
 
@@ -398,6 +400,11 @@ def rebuilt(node: Node, sources: tuple[Node, ...]) -> Node:
     return _node(node.op, sources, node.arg, node.dtype, node.shape, node.device)
 
 
+def read_sources(node: Node) -> tuple[Node, ...]:
+    """The sources that computing a node reads: not what only the gradient of a custom function needs."""
+    return node.sources[:1] if node.op is Op.CUSTOM and not node.arg.kernel else node.sources
+
+
 def toposort(roots: Iterable[Node], through_realized: bool = False) -> list[Node]:
     """Every node that computing `roots` visits, each once, sources before users; stops at realized nodes."""
     order: list[Node] = []
@@ -414,9 +421,7 @@ def toposort(roots: Iterable[Node], through_realized: bool = False) -> list[Node
             if node.sources and (node.buffer is None or through_realized):
                 pending.append(node)
                 stack.append(None)
-                # what only the gradient of a custom function reads is not computed for the function itself
-                passes = node.op is Op.CUSTOM and not node.arg.kernel and not through_realized
-                stack.extend(node.sources[:1] if passes else node.sources[::-1])
+                stack.extend((node.sources if through_realized else read_sources(node))[::-1])
             else:
                 order.append(node)
     return order

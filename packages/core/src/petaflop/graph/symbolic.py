@@ -7,8 +7,9 @@ constant), so that views turn into clean `h*stride + kh*dilation` loads. Kernels
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from petaflop.dtype import DType, bool_, index
@@ -152,10 +153,17 @@ def make(
 
 def constant(value: Any, dtype: DType = index) -> Expr:
     """A constant; of dtype `index` unless told."""
+    if dtype is index:
+        return _index_constant(int(value))
     if dtype.kind == "f":
         return make(Op.CONST, (), dtype, float(value))
     number = int(value)
     return make(Op.CONST, (), dtype, number, number, number)
+
+
+@functools.lru_cache(4096)
+def _index_constant(number: int) -> Expr:
+    return make(Op.CONST, (), index, number, number, number)
 
 
 TRUE = constant(1, bool_)
@@ -528,13 +536,20 @@ def rebuild(expr: Expr, args: tuple[Expr, ...]) -> Expr:
     return make(expr.op, args, expr.dtype, expr.arg, expr.lo, expr.hi)
 
 
-def substitute(roots: Iterable[Expr], mapping: Mapping[Expr, Expr]) -> list[Expr]:
-    """`roots` with expressions replaced, everything above them rebuilt and simplified."""
+def substitute(
+    roots: Iterable[Expr], mapping: Mapping[Expr, Expr], buffers: Mapping[str, str] | None = None
+) -> list[Expr]:
+    """`roots` with expressions replaced, everything above them rebuilt and simplified; loads read from
+    `buffers`' new names."""
     roots = list(roots)
     done: dict[Expr, Expr] = dict(mapping)
     for expr in topological(roots):
         if expr not in done:
-            done[expr] = rebuild(expr, tuple(done[arg] for arg in expr.args)) if expr.args else expr
+            args = tuple([done[arg] for arg in expr.args])
+            if buffers is not None and expr.op is Leaf.LOAD:
+                done[expr] = make(Leaf.LOAD, args, expr.dtype, (buffers[expr.arg[0]], expr.arg[1]))
+            else:
+                done[expr] = expr if args == expr.args else rebuild(expr, args)
     return [done[root] for root in roots]
 
 
@@ -581,10 +596,6 @@ _EVALUATE: dict[Any, Callable[..., int]] = {
 # ---- printing ----
 
 _SYMBOLS = {Op.ADD: "+", Op.MUL: "*", Op.DIV: "//", Native.MOD: "%", Op.LT: "<", Op.NE: "!=", Op.AND: "&"}
-
-
-def operands(expr: Expr) -> Iterator[Expr]:
-    yield from expr.args
 
 
 _LONG = 40  # characters from which on a shared part is named instead of repeated

@@ -27,9 +27,14 @@ from petaflop.graph.symbolic import (
     product,
 )
 
-__all__ = ["expand", "flip", "pad", "permute", "reshape", "shrink", "source_index", "window"]
+__all__ = ["expand", "flip", "is_alias", "pad", "permute", "reshape", "shrink", "source_index", "window"]
 
 Shape = tuple[Dim, ...]
+
+
+def is_alias(node: Node) -> bool:
+    """A BITCAST that rescales its last axis is the memory of its source under another shape."""
+    return node.op is Op.BITCAST and node.shape != node.sources[0].shape
 
 
 def _dim(value: Dim) -> Dim:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from petaflop.errors import GradientError, ShapeError
 from petaflop.graph.node import Node
-from petaflop.ir.kernel import Argument, Block, loads_of
+
+if TYPE_CHECKING:
+    from petaflop.ir.kernel import Argument, Block
 
 __all__ = ["GradientTemplate", "KernelTemplate", "Template"]
 
@@ -46,6 +48,8 @@ class KernelTemplate:
 
     def blocks(self, output: Argument, inputs: tuple[Argument, ...]) -> tuple[Block, ...]:
         """What `build` gives, once it is known to read its inputs and write its output only."""
+        from petaflop.ir.kernel import Block, loads_of  # here, so that importing petaflop stays quick
+
         built = tuple(self.build(output, inputs))
         readable = {argument.name for argument in inputs} | {output.name}
         for block in built:

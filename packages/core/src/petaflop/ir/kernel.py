@@ -6,9 +6,11 @@ Values and indices are `Expr`s (graph/symbolic.py). Loads name a buffer and an i
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from petaflop.dtype import DType, bool_, index
 from petaflop.graph.ops import Native, Op
@@ -186,34 +188,33 @@ class Block:
     def reduce_axes(self) -> tuple[Expr, ...]:
         return tuple(dict.fromkeys(a for r in self.reductions for a in r.axes))
 
-    def map(self, mapping: dict[Expr, Expr]) -> Block:
-        """The block with expressions (axes, loads, …) replaced and simplified again."""
-        if not mapping:
+    def map(self, mapping: dict[Expr, Expr], buffers: Mapping[str, str] | None = None) -> Block:
+        """The block with expressions (axes, loads, …) replaced and simplified again; `buffers` renames what
+        it reads."""
+        if not mapping and buffers is None:
             return self
+        folds = [e for r in self.reductions for e in (*(s.initial for s in r.states), *r.step, *r.merge)]
+        new = iter(substitute((*folds, *(e for s in self.stores for e in s.exprs)), mapping, buffers))
         axes = [mapping.get(a, a) for a in self.axes]
-        return replace(
-            self,
-            axes=tuple(a for a in axes if a.op is Leaf.AXIS),
-            ordered=tuple(mapping.get(a, a) for a in self.ordered),
-            reductions=tuple(
-                replace(
-                    r,
-                    axes=tuple(mapping.get(a, a) for a in r.axes),
-                    states=tuple(replace(s, initial=substitute((s.initial,), mapping)[0]) for s in r.states),
-                    step=tuple(substitute(r.step, mapping)),
-                    merge=tuple(substitute(r.merge, mapping)),
-                )
-                for r in self.reductions
-            ),
-            stores=tuple(_map_store(s, *substitute(s.exprs, mapping)) for s in self.stores),
+        return Block(
+            tuple([a for a in axes if a.op is Leaf.AXIS]),
+            reductions=tuple([_map_reduction(r, mapping, new) for r in self.reductions]),
+            stores=tuple([_map_store(s, *itertools.islice(new, 2 + len(s.index))) for s in self.stores]),
+            ordered=tuple([mapping.get(a, a) for a in self.ordered]),
         )
 
     def __str__(self) -> str:
         return "\n".join(_block_lines(self))
 
 
+def _map_reduction(r: Reduction, mapping: dict[Expr, Expr], new: Iterator[Expr]) -> Reduction:
+    states = tuple([State(s.name, s.dtype, next(new)) for s in r.states])
+    step, merge = (tuple(itertools.islice(new, len(r.states))) for _ in range(2))
+    return Reduction(tuple([mapping.get(a, a) for a in r.axes]), states, step, merge, r.op, r.scan)
+
+
 def _map_store(store: Store, valid: Expr, *rest: Expr) -> Store:
-    return replace(store, valid=valid, index=tuple(rest[:-1]), value=rest[-1])
+    return Store(store.buffer, rest[:-1], rest[-1], valid, store.accumulate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,7 @@ class Kernel:
     nests: tuple[tuple[Block, ...], ...]
     temporaries: tuple[Temporary, ...] = ()
     variables: tuple[Expr, ...] = ()
+    _key: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -273,7 +275,9 @@ class Kernel:
     @property
     def key(self) -> str:
         """A digest of the structure: equal for equal kernels, in every process."""
-        return hashlib.sha256(str(self).encode()).hexdigest()
+        if not self._key:
+            self._key.append(hashlib.sha256(str(self).encode()).hexdigest())
+        return self._key[0]
 
     def __str__(self) -> str:
         lines = [f"kernel({', '.join(map(_argument_text, self.arguments))}{_variables_text(self)}):"]
@@ -301,7 +305,12 @@ def common_axes(blocks: tuple[Block, ...]) -> tuple[Expr, ...]:
 
 def loads_of(exprs: Iterable[Expr]) -> Iterator[Expr]:
     """Every LOAD below `exprs`, each once."""
-    return (expr for expr in topological(exprs) if expr.op is Leaf.LOAD)
+    return iter(_loads(tuple(exprs)))
+
+
+@functools.lru_cache(1024)
+def _loads(exprs: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    return tuple([expr for expr in topological(exprs) if expr.op is Leaf.LOAD])
 
 
 def axes_of(exprs: Iterable[Expr]) -> set[Expr]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from petaflop.dtype import DType
 from petaflop.errors import ArgumentError, ShapeError
-from petaflop.optim.base import Optimizer, Slot, State, Updates
+from petaflop.optim.base import Optimizer, Slot, State
 from petaflop.tensor import Tensor
 
 __all__ = ["LAMB", "SGD", "Adam", "AdamW", "Muon", "orthogonalized"]
@@ -49,19 +49,19 @@ class SGD(Optimizer):
     def _initial(self, tensor: Tensor, dtype: DType, group: Mapping[str, Any]) -> State:
         return {"momentum_buffer": self._zeros(tensor, dtype)} if group["momentum"] else {}
 
-    def _update(self, at: Slot, group: Mapping[str, Any]) -> Updates:
+    def _update(self, at: Slot, group: Mapping[str, Any]) -> Tensor:
         value, grad = at.value, at.grad
         if group["weight_decay"]:
             grad = grad + value * group["weight_decay"]
         if not group["momentum"]:
-            return [(at.target, value - at.rate * grad)]
+            return value - at.rate * grad
         fresh = grad
         if group["dampening"]:
             first = (at.steps == 1).cast(grad.dtype)  # the buffer starts as the first gradient, undamped
             fresh = grad * (first * group["dampening"] + (1 - group["dampening"]))
-        buffer = at.state["momentum_buffer"] * group["momentum"] + fresh
+        buffer = at.keep("momentum_buffer", at.state["momentum_buffer"] * group["momentum"] + fresh)
         update = grad + buffer * group["momentum"] if group["nesterov"] else buffer
-        return [(at.state["momentum_buffer"], buffer), (at.target, value - at.rate * update)]
+        return value - at.rate * update
 
 
 class Adam(Optimizer):
@@ -97,26 +97,25 @@ class Adam(Optimizer):
             state["max_exp_avg_sq"] = self._zeros(tensor, dtype)
         return state
 
-    def _moments(self, grad: Tensor, state: State, group: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def _moments(self, at: Slot, grad: Tensor, group: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         beta1, beta2 = group["betas"]
-        first = state["exp_avg"] + (grad - state["exp_avg"]) * (1 - beta1)
-        second = state["exp_avg_sq"] * beta2 + grad * grad * (1 - beta2)
+        before = at.state["exp_avg"]
+        first = at.keep("exp_avg", before + (grad - before) * (1 - beta1))
+        second = at.keep("exp_avg_sq", at.state["exp_avg_sq"] * beta2 + grad * grad * (1 - beta2))
         return first, second
 
-    def _update(self, at: Slot, group: Mapping[str, Any]) -> Updates:
+    def _update(self, at: Slot, group: Mapping[str, Any]) -> Tensor:
         value, grad = at.value, at.grad
         if group["weight_decay"] and self.decoupled:
             value = value * (1 - at.rate * group["weight_decay"])
         elif group["weight_decay"]:
             grad = grad + value * group["weight_decay"]
-        first, second = self._moments(grad, at.state, group)
-        updates = [(at.state["exp_avg"], first), (at.state["exp_avg_sq"], second)]
+        first, second = self._moments(at, grad, group)
         if group["amsgrad"]:
-            second = at.state["max_exp_avg_sq"].maximum(second)
-            updates.append((at.state["max_exp_avg_sq"], second))
+            second = at.keep("max_exp_avg_sq", at.state["max_exp_avg_sq"].maximum(second))
         beta1, beta2 = group["betas"]
         scale = second.sqrt() / _complement(beta2, at.steps).sqrt() + group["eps"]
-        return [*updates, (at.target, value - at.rate / _complement(beta1, at.steps) * (first / scale))]
+        return value - at.rate / _complement(beta1, at.steps) * (first / scale)
 
 
 class AdamW(Adam):
@@ -150,19 +149,15 @@ class LAMB(Adam):
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
 
-    def _update(self, at: Slot, group: Mapping[str, Any]) -> Updates:
+    def _update(self, at: Slot, group: Mapping[str, Any]) -> Tensor:
         value, grad = at.value, at.grad
-        first, second = self._moments(grad, at.state, group)
+        first, second = self._moments(at, grad, group)
         beta1, beta2 = group["betas"]
         scale = (second / _complement(beta2, at.steps)).sqrt() + group["eps"]
         update = first / _complement(beta1, at.steps) / scale + value * group["weight_decay"]
         weight_norm, update_norm = value.square().sum().sqrt(), update.square().sum().sqrt()
         trust = ((weight_norm > 0) & (update_norm > 0)).where(weight_norm / update_norm, weight_norm * 0 + 1)
-        return [
-            (at.state["exp_avg"], first),
-            (at.state["exp_avg_sq"], second),
-            (at.target, value - at.rate * trust * update),
-        ]
+        return value - at.rate * trust * update
 
 
 class Muon(Optimizer):
@@ -195,16 +190,17 @@ class Muon(Optimizer):
     def _initial(self, tensor: Tensor, dtype: DType, group: Mapping[str, Any]) -> State:
         return {"momentum_buffer": self._zeros(tensor, dtype)}
 
-    def _update(self, at: Slot, group: Mapping[str, Any]) -> Updates:
+    def _update(self, at: Slot, group: Mapping[str, Any]) -> Tensor:
         value, grad = at.value, at.grad
         momentum = group["momentum"]
-        buffer = at.state["momentum_buffer"] + (grad - at.state["momentum_buffer"]) * (1 - momentum)
+        before = at.state["momentum_buffer"]
+        buffer = at.keep("momentum_buffer", before + (grad - before) * (1 - momentum))
         update = grad + (buffer - grad) * momentum if group["nesterov"] else buffer
         update = orthogonalized(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
         rows, columns = (int(size) for size in at.target.shape)
         scaled = at.rate * math.sqrt(max(1.0, rows / columns))
         decayed = value * (1 - at.rate * group["weight_decay"])
-        return [(at.state["momentum_buffer"], buffer), (at.target, decayed - scaled * update)]
+        return decayed - scaled * update
 
 
 def orthogonalized(

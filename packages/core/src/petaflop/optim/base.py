@@ -6,9 +6,10 @@ replayed step counts on, and a step can be skipped there (mixed precision) witho
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,15 +19,17 @@ from petaflop.nn.norm import pending_statistics
 from petaflop.tensor import Tensor, no_grad
 from petaflop.tensor.core import differentiated
 
-__all__ = ["Optimizer", "ParamGroup", "Slot", "State", "Updates", "working_dtype"]
+__all__ = ["Optimizer", "ParamGroup", "Slot", "State", "working_dtype"]
 
 State = dict[str, Tensor]
-Updates = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One parameter in a step; value, gradient, rate and count of steps are in the working dtype."""
+    """One parameter in a step; value, gradient, rate and count of steps are in the working dtype.
+
+    Nothing changes where `skip` is true; `changed` collects the tensors that are assigned.
+    """
 
     target: Tensor
     value: Tensor
@@ -34,16 +37,34 @@ class Slot:
     state: State
     rate: Tensor
     steps: Tensor
+    skip: Tensor | None
+    changed: list[Tensor]
+
+    def keep(self, name: str, value: Tensor) -> Tensor:
+        """Assign a new state, and read it there: so it is computed once, in the parameter's own nest."""
+        return self.assign(self.state[name], value).detach()
+
+    def assign(self, target: Tensor, value: Tensor) -> Tensor:
+        """`target` with its new value, unless the step is skipped."""
+        if self.skip is not None:
+            value = self.skip.where(target.detach().cast(value.dtype), value)
+        self.changed.append(target)
+        return target.assign(value.cast(target.dtype))
 
 
 class ParamGroup(dict[str, Any]):
     """The parameters that share hyperparameters. Setting `lr` writes it to the device at once."""
+
+    on_device = frozenset(("lr",))  # a captured step goes on with a new rate
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         super().__init__(values)
         tensors: list[Tensor] = self["params"]
         self.dtype = float64 if any(tensor.dtype is float64 for tensor in tensors) else float32
         self.rate = Tensor(self._array(self["lr"]), device=tensors[0].device if tensors else None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParamGroup:
+        return ParamGroup({key: copy.deepcopy(value, memo) for key, value in self.items()})
 
     def _array(self, rate: float) -> np.ndarray[Any, Any]:
         return np.asarray(rate, self.dtype.numpy)
@@ -95,6 +116,23 @@ class Optimizer:
         for tensor in params:  # at once, so that the first step can be captured by `jit`
             self.state[id(tensor)] = self._initial(tensor, working_dtype(tensor.dtype), added)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """An optimizer of copies; copy it together with the model: `deepcopy((model, optimizer))`."""
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        owned = ("param_groups", "state", "_step_counts")
+        for name, value in vars(self).items():
+            if name not in owned:
+                setattr(copied, name, copy.deepcopy(value, memo))
+        copied.param_groups, copied.state, copied._step_counts = [], {}, {}
+        for group in self.param_groups:
+            other = copy.deepcopy(group, memo)
+            copied.param_groups.append(other)
+            copied._step_counts[id(other)] = copy.deepcopy(self._step_counts[id(group)], memo)
+            for old, new in zip(group["params"], other["params"], strict=True):
+                copied.state[id(new)] = copy.deepcopy(self.state[id(old)], memo)
+        return copied
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for group in self.param_groups:
@@ -119,7 +157,7 @@ class Optimizer:
             return []
         count = self._step_counts[id(group)]
         following = count + 1
-        updates: Updates = [(count, following)]
+        changed: list[Tensor] = []
         for tensor in active:
             dtype = working_dtype(tensor.dtype)
             grad = tensor.grad.detach().cast(dtype)
@@ -127,12 +165,11 @@ class Optimizer:
                 grad = -grad
             state = self.state[id(tensor)]
             value = tensor.detach().cast(dtype)
-            slot = Slot(tensor, value, grad, state, group.rate.cast(dtype), following.cast(dtype))
-            updates += self._update(slot, group)
-        for target, value in updates:
-            kept = value if skip is None else skip.where(target.detach().cast(value.dtype), value)
-            target.assign(kept.cast(target.dtype))
-        return [target for target, _ in updates]
+            rate, steps = group.rate.cast(dtype), following.cast(dtype)
+            slot = Slot(tensor, value, grad, state, rate, steps, skip, changed)
+            slot.assign(tensor, self._update(slot, group))
+        slot.assign(count, following)
+        return changed
 
     def _zeros(self, tensor: Tensor, dtype: DType) -> Tensor:
         return Tensor(np.zeros(tensor.shape, dtype.numpy), device=tensor.device)
@@ -141,8 +178,8 @@ class Optimizer:
         """The state that a parameter starts with."""
         return {}
 
-    def _update(self, at: Slot, group: Mapping[str, Any]) -> Updates:
-        """(tensor, its next value) for a parameter and its state."""
+    def _update(self, at: Slot, group: Mapping[str, Any]) -> Tensor:
+        """The next value of a parameter; its state goes to `at.keep`."""
         raise NotImplementedError
 
     # ---- state ----

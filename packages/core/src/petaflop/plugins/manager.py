@@ -20,7 +20,7 @@ import pluggy
 
 from petaflop.config import config
 from petaflop.device.backend import DeviceInfo
-from petaflop.errors import DeviceError, PluginError
+from petaflop.errors import ArgumentError, DeviceError, PluginError
 from petaflop.plugins import hookspecs
 from petaflop.plugins.checks import check
 from petaflop.plugins.discovery import Plugin, normalized, one_line, scan
@@ -73,6 +73,8 @@ class PluginManager:
 
     def find(self, kind: str, name: str) -> Plugin:
         """The one plugin of that name; PluginError if there is none, more than one, or one not to be used."""
+        if kind not in KINDS:
+            raise ArgumentError(f"plugins: expected a kind among {', '.join(KINDS)}, got {kind!r}")
         rows = [plugin for plugin in self.plugins() if plugin.kind == kind and plugin.name == name]
         usable = [plugin for plugin in rows if plugin.status not in ("disabled", "incompatible", "conflict")]
         if len(usable) == 1:
@@ -85,7 +87,7 @@ class PluginManager:
             raise PluginError(
                 f"{KINDS[kind].noun} {name!r} is provided by {len(packages)} packages: "
                 f"{' and '.join(plugin.source for plugin in packages)}. "
-                f"Choose: PETAFLOP_DISABLE_PLUGINS={packages[-1].package}"
+                f"Choose: PETAFLOP_DISABLE_PLUGINS={','.join(plugin.package for plugin in packages[1:])}"
             )
         raise PluginError(f"{KINDS[kind].noun} {name!r} cannot be used: {worst.why}")
 
@@ -179,6 +181,8 @@ class PluginManager:
     def probe(self, kind: str, name: str) -> Sequence[DeviceInfo]:
         """The devices that a plugin sees; it may crash, so callers give it a process of its own."""
         plugin = self.load(kind, name)
+        if plugin.entry is None:
+            return []
         devices = [info for infos in self._ask(plugin, "petaflop_probe") for info in infos]
         for info in devices:
             if not isinstance(info, DeviceInfo):
@@ -196,7 +200,9 @@ class PluginManager:
             try:
                 plugin = self.load("tool", name)
                 self._ask(plugin, "petaflop_kernel_compiled", record=record)
-            except Exception:  # noqa: BLE001 – an observer must not stop what it observes
+            except _NOT_ITS_FAULT:
+                raise
+            except BaseException:  # noqa: BLE001 – an observer must not stop what it observes
                 _log.exception("tool %r failed on kernel %s", name, record.name)
 
 

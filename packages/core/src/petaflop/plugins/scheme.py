@@ -154,7 +154,7 @@ class QuantScheme:
         Override it where blocks run across axes, as those of flat formats do.
         """
         if len(shape) < len(self.block):
-            raise ShapeError(f"{self.name}: expected at least {len(self.block)} axes, got {list(shape)}")
+            raise ShapeError(f"{self.name}: expected {len(self.block)} or more axes, got {list(shape)}")
         for size, axis in zip(reversed(self.block), range(-1, -len(self.block) - 1, -1), strict=True):
             if size is not None and shape[axis] % size:
                 raise ShapeError(

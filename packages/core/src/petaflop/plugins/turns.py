@@ -6,6 +6,7 @@ Threads that would wait for each other for ever get an error instead.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Hashable, Iterator
 
@@ -45,6 +46,13 @@ class Turns:
                     del self._holders[key]
                 self._changed.notify_all()
 
+    def forget_other_threads(self) -> None:
+        """For a process that was forked: the threads that held or awaited turns are not in it."""
+        me = threading.get_ident()
+        self._changed = threading.Condition()
+        self._holders = {key: threads for key, threads in self._holders.items() if threads[0] == me}
+        self._waiting = {}
+
     def _holder(self, key: Hashable) -> int | None:
         return self._holders[key][0] if key in self._holders else None
 
@@ -60,3 +68,5 @@ class Turns:
 
 
 turns = Turns()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=turns.forget_other_threads)

@@ -7,7 +7,7 @@ loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from petaflop.dtype import DType
@@ -314,26 +314,29 @@ class Function:
 
     def value(self, root: Expr) -> Value:
         """Render an expression; what is known already is not rendered again."""
-        stack = [(root, False)]
+        values: dict[Expr, Value] = {}
+        entered: set[Expr] = set()
+        stack = [root]
         while stack:
-            expr, ready = stack.pop()
-            if self._leaf(expr) is not None:
-                continue
-            if ready:
-                self._compute(expr)
-                continue
-            stack.append((expr, True))
-            parts = expr.args[:1] if expr.op is Leaf.LOAD else expr.args
-            stack.extend((part, False) for part in reversed(parts))
-        result = self._leaf(root)
-        assert result is not None
-        return result
+            expr = stack[-1]
+            if expr not in entered:
+                entered.add(expr)
+                found = self._leaf(expr)
+                if found is None:
+                    parts = expr.args[:1] if expr.op is Leaf.LOAD else expr.args
+                    stack += [part for part in parts[::-1] if part not in values]
+                    continue
+                values[expr] = found
+            elif expr not in values:
+                values[expr] = self._compute(expr, values)
+            stack.pop()
+        return values[root]
 
-    def _compute(self, expr: Expr) -> None:
+    def _compute(self, expr: Expr, values: Mapping[Expr, Value]) -> Value:
         """Render an expression whose arguments are known, at the outermost level where that is possible."""
         level = self._level(expr)
         before = self._at(level)
-        name, width = load(self, expr) if expr.op is Leaf.LOAD else self._operation(expr)
+        name, width = load(self, expr) if expr.op is Leaf.LOAD else self._operation(expr, values)
         self.lines = before
         value = Value(name, width, level)
         buffers = self.leaves(expr)[1]
@@ -341,6 +344,7 @@ class Function:
             self.volatile[self._key(expr)] = (value, buffers)
         else:
             self.scopes[level][self._key(expr)] = value
+        return value
 
     def _leaf(self, expr: Expr) -> Value | None:
         """The value of a leaf, or of what has been rendered."""
@@ -354,10 +358,9 @@ class Function:
             return Value(str(bound), 1, 0) if isinstance(bound, int) else bound
         return self._known(expr)
 
-    def _operation(self, expr: Expr) -> tuple[str, int]:
-        values = [self.value(arg) for arg in expr.args]
-        width = max(value.width for value in values)
-        names = [self.widen(value, arg.dtype, width) for value, arg in zip(values, expr.args, strict=True)]
+    def _operation(self, expr: Expr, values: Mapping[Expr, Value]) -> tuple[str, int]:
+        width = max([values[arg].width for arg in expr.args])
+        names = [self.widen(values[arg], arg.dtype, width) for arg in expr.args]
         return OPERATIONS[expr.op](self, expr, names, width), width
 
     def widen(self, value: Value, dtype: DType, width: int) -> str:

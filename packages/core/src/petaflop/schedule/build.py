@@ -36,10 +36,14 @@ Key = tuple[Node, Position, Expr]
 
 
 class _Builder:
-    """Expressions of nodes at index tuples, each built once; `names` says which nodes are memory."""
+    """Expressions of nodes at index tuples, each built once; `names` says which nodes are memory.
 
-    def __init__(self, names: Mapping[Node, str]) -> None:
+    `target` is the node to compute: a name for it as well, but nothing to read.
+    """
+
+    def __init__(self, names: Mapping[Node, str], target: Node) -> None:
         self.names = names
+        self.target = target
         self.done: dict[Key, Expr] = {}
 
     def expr(self, node: Node, position: Sequence[Expr]) -> Expr:
@@ -61,9 +65,12 @@ class _Builder:
                     stack.pop()
         return self.done[root]
 
+    def _is_memory(self, node: Node) -> bool:
+        return node in self.names and node is not self.target
+
     def _needs(self, key: Key) -> list[Key]:
         node, position, gate = key
-        if node in self.names or not node.sources:
+        if self._is_memory(node) or not node.sources:
             return []
         if node.op in VIEWS:
             return [self._below_view(key)[0]]
@@ -78,7 +85,7 @@ class _Builder:
 
     def _finish(self, key: Key) -> Expr | None:
         node, position, gate = key
-        if node in self.names:
+        if self._is_memory(node):
             return load(self.names[node], position, node.dtype, gate)
         if node.op in VIEWS:
             below, valid = self._below_view(key)
@@ -158,7 +165,7 @@ def build_block(
     node: Node, name: str, names: Mapping[Node, str], in_place: bool = False
 ) -> tuple[Block, ...]:
     """The blocks that compute `node` into the buffer `name`; the axes are named after it."""
-    builder = _Builder({other: text for other, text in names.items() if other is not node})
+    builder = _Builder(names, node)
     blocks = _BUILD.get(node.op, _elementwise)(node, name, builder, in_place)
     return tuple(split_axes(block) for block in blocks)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from petaflop.graph.node import Node
 from petaflop.graph.symbolic import Dim, Expr, product, substitute, variables_of
+from petaflop.graph.view import is_alias
 from petaflop.ir.kernel import (
     Argument,
     Block,
@@ -26,8 +27,9 @@ from petaflop.ir.kernel import (
 )
 from petaflop.ir.schedule import Schedule, Slot, Step
 from petaflop.schedule.build import build_block, runs_over_nothing
-from petaflop.schedule.group import Group, Stage, forward_values, group_stages, place_side_by_side
-from petaflop.schedule.materialize import choose_stages, is_alias, is_kernel
+from petaflop.schedule.forward import forward_values
+from petaflop.schedule.group import Group, Stage, group_stages, place_side_by_side
+from petaflop.schedule.materialize import choose_stages, is_kernel
 
 __all__ = ["schedule"]
 
@@ -74,7 +76,8 @@ def schedule(
             for block in group.all_blocks:
                 for read in loads_of(block.exprs):
                     used_by.setdefault(read.arg[0], set()).add(number)
-    steps = [_step(number, launch, stages, memory, used_by) for number, launch in enumerate(launches)]
+    bases = {slot.base for slot in memory.slots if slot.base is not None}
+    steps = [_step(number, launch, stages, memory, used_by, bases) for number, launch in enumerate(launches)]
     steps = [step for step in steps if step.kernel.blocks]
     variables = variables_of(v for step in steps for v in step.kernel.variables)
     return Schedule(tuple(memory.slots), tuple(steps), tuple(variables))
@@ -156,6 +159,7 @@ def _overlaps(block: Block, memory: _Memory, name: str) -> bool:
 def _connect(stages: list[Stage], nodes: Sequence[Node], memory: _Memory, allowed: Set[Node]) -> Node | None:
     """Fill in who reads whom and sort; returns an in-place write that cannot be ordered, if there is one."""
     versions = _versions(nodes, memory, allowed)
+    stage_at = {memory.number[name]: number for name, number in memory.stage_of.items()}
     for stage in stages:
         for block in stage.blocks:
             for read in loads_of(block.exprs):
@@ -163,9 +167,7 @@ def _connect(stages: list[Stage], nodes: Sequence[Node], memory: _Memory, allowe
                 producer = memory.stage_of.get(name)
                 alias = memory.slots[memory.number[name]].base
                 if producer is None and alias is not None and not memory.slots[memory.number[name]].given:
-                    producer = next(
-                        (k for n, k in memory.stage_of.items() if memory.number[n] == alias), None
-                    )
+                    producer = stage_at.get(alias)
                     if producer is not None:
                         stage.apart.add(producer)  # under another shape: all of it must be there
                 if producer is not None and producer != stage.number:
@@ -243,6 +245,7 @@ def _step(
     stages: Sequence[Stage],
     memory: _Memory,
     used_by: Mapping[str, set[int]],
+    bases: Set[int],
 ) -> Step:
     """One launch as a kernel: temporaries split off, names made canonical."""
     nests = []
@@ -255,13 +258,15 @@ def _step(
             if memory.slots[memory.number[name]].kept
             or memory.slots[memory.number[name]].base is not None
             or used_by.get(name, set()) - {number}
-            or any(s.base == memory.number[name] for s in memory.slots)
+            or memory.number[name] in bases
         }
         blocks = tuple(b for b in forward_values(group.all_blocks, outside) if not runs_over_nothing(b))
         private, blocks = _make_private(blocks, group, outside, memory)
-        temporaries += private
-        if blocks:  # else nobody reads what the group computes: an assignment replaced all of it
+        inside = {temporary.name for temporary in private}
+        # else nobody reads what the group computes: an assignment replaced it, or its readers are empty
+        if any(store.buffer not in inside for block in blocks for store in block.stores):
             nests.append(blocks)
+            temporaries += private
     reasons = [stages[max(group.stages)].reason for group in launch]
     why = [group.why for group in launch if group.why]
     reason = reasons[0] if len(launch) == 1 else f"{len(launch)} unrelated results side by side"
@@ -273,33 +278,35 @@ def _make_private(
 ) -> tuple[list[Temporary], tuple[Block, ...]]:
     """Results that only this nest reads become temporaries whose leading dimensions are the common axes."""
     temporaries: list[Temporary] = []
+    kept: dict[str, tuple[int, ...]] = {}  # the dimensions that each keeps
     for store in [s for b in blocks for s in b.stores]:
         slot = memory.slots[memory.number[store.buffer]]
-        if store.buffer in outside or any(t.name == store.buffer for t in temporaries):
+        if store.buffer in outside or store.buffer in kept:
             continue
         leading = [store.index.index(a) for a in group.common if a in store.index]
         rest = [k for k, size in enumerate(slot.shape) if k not in leading and size != 1]
         size = product((*(slot.shape[k] for k in rest), slot.dtype.itemsize))
         if len(leading) < len(group.common) or not isinstance(size, int) or size > _MAX_PRIVATE_BYTES:
             continue
-        kept = (*leading, *rest)
-        temporaries.append(
-            Temporary(store.buffer, slot.dtype, tuple(slot.shape[k] for k in kept), len(leading))
-        )
-        blocks = tuple(_reindex(b, store.buffer, kept) for b in blocks)
-    return temporaries, blocks
+        kept[store.buffer] = (*leading, *rest)
+        shape = tuple(slot.shape[k] for k in kept[store.buffer])
+        temporaries.append(Temporary(store.buffer, slot.dtype, shape, len(leading)))
+    return temporaries, tuple(_reindex(b, kept) for b in blocks)
 
 
-def _reindex(block: Block, name: str, kept: Sequence[int]) -> Block:
-    """Loads and stores of `name` with the dimensions `kept`, in that order."""
-    mapping = {
-        read: load(name, [read.args[1:][k] for k in kept], read.dtype, read.args[0], read.arg[1])
-        for read in loads_of(block.exprs)
-        if read.arg[0] == name
-    }
-    block = block.map(mapping) if mapping else block
+def _reindex(block: Block, kept: Mapping[str, Sequence[int]]) -> Block:
+    """Loads and stores of the buffers in `kept` with those dimensions, in that order."""
+    mapping: dict[Expr, Expr] = {}
+    for read in loads_of(block.exprs):  # inner loads come first
+        if (name := read.arg[0]) in kept:
+            valid, *place = substitute(read.args, mapping)
+            mapping[read] = load(name, [place[k] for k in kept[name]], read.dtype, valid, read.arg[1])
+    block = block.map(mapping)
+    if all(s.buffer not in kept for s in block.stores):
+        return block
     stores = tuple(
-        replace(s, index=tuple(s.index[k] for k in kept)) if s.buffer == name else s for s in block.stores
+        replace(s, index=tuple(s.index[k] for k in kept[s.buffer])) if s.buffer in kept else s
+        for s in block.stores
     )
     return replace(block, stores=stores)
 
@@ -359,26 +366,10 @@ def _rename(
     mapping |= {
         state(str(old.arg) + "'", old.dtype): state(new + "'", old.dtype) for old, new in states.items()
     }
-    block = block.map(mapping)
-    reads = {
-        r: load(names[r.arg[0]], r.args[1:], r.dtype, r.args[0], r.arg[1]) for r in loads_of(block.exprs)
-    }
-    block = block.map(_inside_out(reads))
+    block = block.map(mapping, names)
     reductions = tuple(
         replace(r, states=tuple(replace(s, name=states.get(s.expr, s.name)) for s in r.states))
         for r in block.reductions
     )
     stores = tuple(replace(s, buffer=names[s.buffer]) for s in block.stores)
     return replace(block, reductions=reductions, stores=stores)
-
-
-def _inside_out(reads: Mapping[Expr, Expr]) -> dict[Expr, Expr]:
-    """Loads whose index holds other loads are renamed from the inside out."""
-    done: dict[Expr, Expr] = {}
-    for old, new in reads.items():  # loads_of lists inner loads first
-        args = tuple(new.args)
-        if any(True for _ in loads_of(args)):
-            args = tuple(substitute(args, done))
-            new = load(new.arg[0], args[1:], new.dtype, args[0], new.arg[1])
-        done[old] = new
-    return done

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from petaflop.graph.ops import Op
-from petaflop.graph.symbolic import TRUE, Expr, Leaf, constant, linear_terms, product, topological
-from petaflop.ir.kernel import Block, Store, axes_of, axis_size, loads_of, value
+from petaflop.graph.symbolic import Expr, Leaf, linear_terms, product, topological
+from petaflop.ir.kernel import Block, axes_of, axis_size, loads_of
+from petaflop.schedule.forward import is_ordered
 from petaflop.schedule.materialize import size_hint
 
-__all__ = ["Group", "Stage", "forward_values", "group_stages", "is_contraction", "place_side_by_side"]
+__all__ = ["Group", "Stage", "group_stages", "is_contraction", "place_side_by_side"]
 
 _SMALL_POINTS = 1 << 14
 _TINY_POINTS = 1 << 11
@@ -39,13 +40,17 @@ class Stage:
 
 @dataclass(slots=True)
 class Group:
-    """A nest in the making: its stages in order, their blocks, and the axes that all of the blocks share."""
+    """A nest in the making: its stages in order, their blocks, and the axes that all of the blocks share.
+
+    `operations` and `arguments`, what its kernel would hold, are kept because every possible partner asks.
+    """
 
     stages: list[int]
     blocks: dict[int, tuple[Block, ...]]
     common: tuple[Expr, ...]
     why: str = ""
     operations: int = 0
+    arguments: frozenset[str] = frozenset()
 
     @property
     def all_blocks(self) -> list[Block]:
@@ -81,7 +86,9 @@ def group_stages(stages: Sequence[Stage]) -> list[Group]:
     for stage in stages:
         shared = _shared_axes(stage.blocks)
         blocks = tuple(_leading(block, shared) for block in stage.blocks)
-        mine = Group([stage.number], {stage.number: blocks}, shared, operations=_expressions(blocks))
+        mine = Group(
+            [stage.number], {stage.number: blocks}, shared, "", _expressions(blocks), _arguments(blocks)
+        )
         group_of[stage.number] = mine
         producers = {id(group_of[n]): group_of[n] for n in stage.reads if n not in stage.apart}
         for producer in sorted(producers.values(), key=lambda g: -max(g.stages)):
@@ -103,6 +110,8 @@ def _shared_axes(blocks: Sequence[Block]) -> tuple[Expr, ...]:
 
 
 def _leading(block: Block, shared: tuple[Expr, ...]) -> Block:
+    if block.axes[: len(shared)] == shared:
+        return block
     return replace(block, axes=(*shared, *(a for a in block.axes if a not in shared)))
 
 
@@ -119,7 +128,7 @@ def _join(
         return "it needs all of an earlier result"
     if (
         producer.operations + consumer.operations > _MAX_OPERATIONS
-        or _arguments(producer, consumer) > _MAX_ARGUMENTS
+        or len(producer.arguments | consumer.arguments) > _MAX_ARGUMENTS
     ):
         return "the kernel is full"
     if _would_cycle(producer, consumer, stages, group_of):
@@ -130,19 +139,36 @@ def _join(
     if obstacle:
         return obstacle
     renamed = {p: c for p, c in mapping.items() if c in common and p is not c}
-    blocks = {n: tuple(_leading(b.map(renamed), common) for b in producer.blocks[n]) for n in producer.stages}
-    blocks |= {n: tuple(_leading(b, common) for b in consumer.blocks[n]) for n in consumer.stages}
-    total = producer.operations + consumer.operations
-    return Group(sorted((*producer.stages, *consumer.stages)), blocks, common, producer.why, total)
+    if len(producer.stages) > len(consumer.stages):  # the smaller one takes over the axes of the larger
+        backward = {c: p for p, c in renamed.items()}
+        common = tuple(backward.get(c, c) for c in common)
+        blocks = _renamed(consumer, backward, common) | _renamed(producer, {}, common)
+    else:
+        blocks = _renamed(producer, renamed, common) | _renamed(consumer, {}, common)
+    return Group(
+        sorted((*producer.stages, *consumer.stages)),
+        blocks,
+        common,
+        producer.why,
+        producer.operations + consumer.operations,
+        producer.arguments | consumer.arguments,
+    )
+
+
+def _renamed(
+    group: Group, mapping: dict[Expr, Expr], common: tuple[Expr, ...]
+) -> dict[int, tuple[Block, ...]]:
+    return {n: tuple(_leading(b.map(mapping), common) for b in group.blocks[n]) for n in group.stages}
 
 
 def _expressions(blocks: Iterable[Block]) -> int:
     return len(topological(expr for block in blocks for expr in block.exprs))
 
 
-def _arguments(*groups: Group) -> int:
-    names = {load.arg[0] for g in groups for b in g.all_blocks for load in loads_of(b.exprs)}
-    return len(names | {s.buffer for g in groups for b in g.all_blocks for s in b.stores})
+def _arguments(blocks: Sequence[Block]) -> frozenset[str]:
+    """The buffers that blocks read or write."""
+    read = {load.arg[0] for block in blocks for load in loads_of(block.exprs)}
+    return frozenset(read | {store.buffer for block in blocks for store in block.stores})
 
 
 def _would_cycle(
@@ -222,7 +248,7 @@ def _obstacle(
         aligned = all(set(b.axes) == set(common) and not b.reductions for b in consumer.all_blocks)
         if not (whole and aligned):
             return "the tiles of a contraction are not its rows"
-    if any(stage_is_ordered(b) for b in producer.all_blocks) and not whole:
+    if any(is_ordered(b) for b in producer.all_blocks) and not whole:
         return "it needs all of an earlier result"
     if whole and len(common) == len(consumer.common):
         return ""
@@ -230,10 +256,6 @@ def _obstacle(
     if points > _SMALL_POINTS and parallel < _MIN_PARALLEL:
         return "too few rows in common to share between cores"
     return ""
-
-
-def stage_is_ordered(block: Block) -> bool:
-    return bool(block.ordered) or any(r.scan for r in block.reductions)
 
 
 def _in_order(groups: list[Group], stages: Sequence[Stage], group_of: Mapping[int, Group]) -> list[Group]:
@@ -293,7 +315,7 @@ def _fits(current: Sequence[Group], g: Group) -> bool:
         return False
     return (
         sum(c.operations for c in current) + g.operations <= _MAX_OPERATIONS
-        and _arguments(*current, g) <= _MAX_ARGUMENTS
+        and len(g.arguments.union(*(c.arguments for c in current))) <= _MAX_ARGUMENTS
     )
 
 
@@ -321,58 +343,3 @@ def _order_launches(
                 heapq.heappush(ready, user)
     assert len(result) == len(launches), "launches depend on each other in a circle"
     return result
-
-
-# ---- stores and loads of one point ----
-
-
-def forward_values(blocks: Sequence[Block], needed: Iterable[str]) -> tuple[Block, ...]:
-    """Blocks over the same axes as one block: what an earlier one stored is used as a value, not loaded.
-
-    Stores to buffers that nobody in `needed` or in a later block reads are dropped.
-    """
-    merged: list[Block] = []
-    for block in blocks:
-        if merged and _may_merge(merged[-1], block):
-            merged[-1] = _merge(merged[-1], block)
-        else:
-            merged.append(block)
-    keep = set(needed)
-    result = []
-    for position, block in enumerate(merged):
-        read = {load.arg[0] for other in merged[position + 1 :] for load in loads_of(other.exprs)}
-        stores = tuple(s for s in block.stores if s.buffer in keep or s.buffer in read)
-        if stores:
-            result.append(replace(block, stores=stores))
-    return tuple(result)
-
-
-def _may_merge(first: Block, second: Block) -> bool:
-    if set(first.axes) != set(second.axes) or second.reductions or second.ordered or stage_is_ordered(first):
-        return False
-    stored = {s.buffer: s for s in first.stores}
-    for load in loads_of(second.exprs):
-        store = stored.get(load.arg[0])
-        if store is not None and (
-            store.index != load.args[1:] or store.valid is not TRUE or store.accumulate
-        ):
-            return False
-    return not any(s.buffer in stored or _reads(first, s.buffer, s) for s in second.stores)
-
-
-def _reads(block: Block, buffer: str, store: Store) -> bool:
-    return any(load.arg[0] == buffer and load.args[1:] != store.index for load in loads_of(block.exprs))
-
-
-def _merge(first: Block, second: Block) -> Block:
-    stored = {s.buffer: s for s in first.stores}
-    mapping = {}
-    for load in loads_of(second.exprs):
-        store = stored.get(load.arg[0])
-        if store is not None:
-            mapping[load] = value(Op.WHERE, load.args[0], store.value, _zero(load))
-    return replace(first, stores=(*first.stores, *second.map(mapping).stores))
-
-
-def _zero(load: Expr) -> Expr:
-    return constant(load.arg[1], load.dtype)

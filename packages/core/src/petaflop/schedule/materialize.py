@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from petaflop.graph.node import Node
+from petaflop.graph.node import Node, read_sources
 from petaflop.graph.ops import VIEWS, Op
 from petaflop.graph.symbolic import Dim, product
+from petaflop.graph.view import is_alias
 
-__all__ = ["LEAVES", "choose_stages", "domain", "is_alias", "is_kernel", "size_hint"]
+__all__ = ["LEAVES", "choose_stages", "domain", "is_kernel", "size_hint"]
 
 LEAVES = frozenset((Op.CONST, Op.IOTA, Op.VAR))
 _ALWAYS = {
@@ -25,6 +26,7 @@ _PASSING = (Op.DETACH, Op.CUSTOM)
 _WEIGHT = {Op.DIV: 5, Op.SQRT: 5, Op.EXP2: 12, Op.LOG2: 12, Op.SIN: 16, Op.GATHER: 4}
 _MAX_OPERATIONS = 160
 _MAX_INPUTS = 24
+_MAX_REPEATED = 1024  # operations that the kernels may hold once more: as many as fill a kernel
 _LAUNCH_BYTES = 32 << 10  # a launch costs about as much as moving this many bytes
 
 
@@ -37,11 +39,6 @@ def domain(node: Node) -> int:
     """Points that computing a node visits."""
     shape = node.sources[0].shape if node.op is Op.REDUCE else node.shape
     return size_hint(product(shape))
-
-
-def is_alias(node: Node) -> bool:
-    """A BITCAST that rescales its last axis is the memory of its source under another shape."""
-    return node.op is Op.BITCAST and node.shape != node.sources[0].shape
 
 
 def is_kernel(node: Node) -> bool:
@@ -72,7 +69,7 @@ def _users(order: Sequence[Node], fixed: Set[Node]) -> dict[Node, frozenset[Node
     for node in reversed(order):
         mine = frozenset((node,)) if node in fixed else users[node]
         if node.buffer is None:
-            for source in node.sources:
+            for source in read_sources(node):
                 before = users[source]
                 users[source] = mine if not before else (before if mine <= before else before | mine)
     return users
@@ -131,7 +128,7 @@ def _consumer_counts(order: Sequence[Node]) -> dict[Node, int]:
     counts = dict.fromkeys(order, 0)
     for node in order:
         if node.buffer is None:
-            for source in set(node.sources):
+            for source in set(read_sources(node)):
                 counts[source] += 1
     return counts
 
@@ -143,14 +140,14 @@ def _edges(order: Sequence[Node], users: Mapping[Node, frozenset[Node]], fixed: 
     for node in order:
         if node.buffer is None:
             parted = node in fixed or node.op in VIEWS
-            edges.update(s for s in node.sources if parted or users[s] != users[node])
+            edges.update(s for s in read_sources(node) if parted or users[s] != users[node])
     return edges
 
 
 def _merge(node: Node, below: dict[Node, _Inline], consumers: dict[Node, int]) -> _Inline:
     """The union over the sources; a source that nobody else reads gives its sets away instead of copying
     them."""
-    sources = list(dict.fromkeys(node.sources))
+    sources = list(dict.fromkeys(read_sources(node)))
     if not sources:
         return _Inline(set(), set())
     first = max(sources, key=lambda s: len(below[s].operations))
@@ -182,6 +179,8 @@ def _worth_storing(node: Node, inline: _Inline, users: frozenset[Node]) -> str |
     again = (len(users) - 1) * (inline.bytes + weight * points)
     if len(users) > 1 and again > stored * (1 + len(users)) + _LAUNCH_BYTES:
         return f"read by {len(users)} kernels, and cheaper to store than to compute again"
+    if (len(users) - 1) * len(inline.operations) > _MAX_REPEATED and stored <= inline.bytes:
+        return f"read by {len(users)} kernels, too many to hold its operations each"
     repeated = (growth - 1) * points * weight
     if weight >= 4 and inline.bytes >= stored and repeated > 2 * stored + _LAUNCH_BYTES:
         return f"repeated {growth} times where it is read"

@@ -8,8 +8,7 @@ from typing import Any, Self
 from petaflop.errors import ArgumentError
 from petaflop.tensor import formulas
 from petaflop.tensor.base import float_dtype
-from petaflop.tensor.fault import fault
-from petaflop.tensor.reduce import Reductions
+from petaflop.tensor.reduce import Reductions, accumulate_dtype
 from petaflop.tensor.value import Value, where
 
 __all__ = ["Activations"]
@@ -21,14 +20,17 @@ class Activations(Reductions):
     __slots__ = ()
 
     def _value(self) -> Value:
-        return Value(self.cast(float_dtype(self.dtype)).node)
+        """This tensor in the dtype to compute in: float32 for halves, so that they are rounded once."""
+        return Value(self.cast(accumulate_dtype(float_dtype(self.dtype))).node)
+
+    def _rounded_once(self, value: Value) -> Self:
+        return self._of(value.cast(float_dtype(self.dtype)))
 
     def relu(self) -> Self:
         """max(x, 0); the gradient at 0 is 0, NaN stays NaN."""
-        x = Value(self.node)
-        if not x.node.needs_gradient:
-            return self._of(x.maximum(0))
-        return self._of(where(x > 0, x, x.detach().maximum(0)))
+        x = Value(self._number("relu").node)
+        cut = x.detach().maximum(0)
+        return self._of(where(cut.ne(0), x, cut) if x.node.needs_gradient else cut)
 
     def relu6(self) -> Self:
         """min(max(x, 0), 6)."""
@@ -44,7 +46,7 @@ class Activations(Reductions):
     def silu(self) -> Self:
         """x · sigmoid(x)."""
         x = self._value()
-        return self._of(x * formulas.sigmoid(x))
+        return self._rounded_once(x * formulas.sigmoid(x))
 
     swish = silu
 
@@ -52,60 +54,63 @@ class Activations(Reductions):
         """x · Φ(x) by erf, or its "tanh" approximation."""
         x = self._value()
         if approximate == "none":
-            return self._of(x * (formulas.erf(x * math.sqrt(0.5)) + 1) * 0.5)
+            return self._rounded_once(x * (formulas.erf(x * math.sqrt(0.5)) + 1) * 0.5)
         if approximate != "tanh":
-            raise fault(ArgumentError, f"gelu: expected approximate none or tanh, got {approximate!r}")
+            raise ArgumentError(f"gelu: expected approximate none or tanh, got {approximate!r}")
         inner = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
-        return self._of(x * (formulas.tanh(inner) + 1) * 0.5)
+        return self._rounded_once(x * (formulas.tanh(inner) + 1) * 0.5)
 
     def quick_gelu(self) -> Self:
         """x · sigmoid(1.702 x)."""
         x = self._value()
-        return self._of(x * formulas.sigmoid(x * 1.702))
+        return self._rounded_once(x * formulas.sigmoid(x * 1.702))
 
     def elu(self, alpha: float = 1.0) -> Self:
         """x above 0, alpha · (eˣ − 1) below."""
         x = self._value()
-        return self._of(where(x > 0, x, formulas.expm1(where(x > 0, 0.0, x)) * alpha))
+        return self._rounded_once(where(x > 0, x, formulas.expm1(where(x > 0, 0.0, x)) * alpha))
 
     def celu(self, alpha: float = 1.0) -> Self:
         """x above 0, alpha · (e^(x/alpha) − 1) below."""
         if alpha == 0:
-            raise fault(ArgumentError, "celu: expected alpha other than 0, got 0")
+            raise ArgumentError("celu: expected alpha other than 0, got 0")
         x = self._value()
-        return self._of(where(x > 0, x, formulas.expm1(where(x > 0, 0.0, x) / alpha) * alpha))
+        return self._rounded_once(where(x > 0, x, formulas.expm1(where(x > 0, 0.0, x) / alpha) * alpha))
 
     def selu(self) -> Self:
         """elu with the scale and alpha that keep mean 0 and variance 1."""
-        return self.elu(1.6732632423543772) * 1.0507009873554805
+        x = self._of(self._value()).elu(1.6732632423543772)
+        return self._rounded_once(Value(x.node) * 1.0507009873554805)
 
     def softplus(self, beta: float = 1.0, threshold: float = 20.0) -> Self:
         """log(1 + e^(beta·x)) / beta; x itself where beta·x > threshold."""
         x = self._value()
         scaled = x * beta
         large = scaled > threshold
-        return self._of(where(large, x, formulas.log1p(formulas.exp(where(large, 0.0, scaled))) / beta))
+        return self._rounded_once(
+            where(large, x, formulas.log1p(formulas.exp(where(large, 0.0, scaled))) / beta)
+        )
 
     def logsigmoid(self) -> Self:
         """log(sigmoid(x)) without overflow."""
         x = self._value()
         magnitude = where(x < 0, x, -x)
-        return self._of(where(x < 0, x, 0.0) - formulas.log1p(formulas.exp(magnitude)))
+        return self._rounded_once(where(x < 0, x, 0.0) - formulas.log1p(formulas.exp(magnitude)))
 
     def mish(self) -> Self:
         """x · tanh(softplus(x))."""
         x = self._value()
-        return self._of(x * Value(self._of(x).softplus().tanh().node))
+        return self._rounded_once(x * Value(self._of(x).softplus().tanh().node))
 
     def softsign(self) -> Self:
         """x / (1 + |x|)."""
         x = self._value()
-        return self._of(x / (x.magnitude() + 1))
+        return self._rounded_once(x / (x.magnitude() + 1))
 
     def leaky_relu(self, negative_slope: float = 0.01) -> Self:
         """x above 0, negative_slope · x below."""
         x = self._value()
-        return self._of(where(x > 0, x, x * negative_slope))
+        return self._rounded_once(where(x > 0, x, x * negative_slope))
 
     def prelu(self, weight: Any) -> Self:
         """leaky_relu with a slope for each channel (axis 1)."""
@@ -116,8 +121,11 @@ class Activations(Reductions):
 
     def hardsigmoid(self) -> Self:
         """x/6 + 1/2, cut to [0, 1]."""
-        return (self + 3.0).hardtanh(0, 6) / 6.0
+        return self._rounded_once(self._hard_gate() / 6.0)
+
+    def _hard_gate(self) -> Value:
+        return Value((self._of(self._value()) + 3.0).hardtanh(0, 6).node)
 
     def hardswish(self) -> Self:
         """x · hardsigmoid(x)."""
-        return self * (self + 3.0).hardtanh(0, 6) / 6.0
+        return self._rounded_once(self._value() * self._hard_gate() / 6.0)

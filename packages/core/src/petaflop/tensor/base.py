@@ -17,15 +17,21 @@ import numpy as np
 from petaflop import realize as runtime
 from petaflop.device.registry import default_device, get_backend
 from petaflop.dtype import DType, bool_, default_float, default_int, promote, to_dtype
-from petaflop.errors import ArgumentTypeError, DTypeError, GradientError, IndexRangeError, ShapeError
+from petaflop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    GradientError,
+    IndexRangeError,
+    ShapeError,
+)
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, Expr, evaluate
-from petaflop.tensor.convert import host_array, python_dtype
-from petaflop.tensor.fault import fault
+from petaflop.tensor.convert import check_fits, host_array, python_dtype
 from petaflop.tensor.mode import grad_enabled
+from petaflop.tensor.watch import Watched
 
 __all__ = ["Operand", "TensorBase", "broadcast_shapes", "live_tensors"]
 
@@ -39,15 +45,13 @@ def live_tensors() -> list[TensorBase]:
     return [tensor for reference in references if (tensor := reference()) is not None]
 
 
-class TensorBase:
+class TensorBase(Watched):
     """A node, a device and a gradient; see `Tensor`."""
 
-    __slots__ = ("__weakref__", "_device", "_leaf", "_node", "grad")
+    __slots__ = ("_device", "_leaf")
     __array_priority__ = 1000  # ndarray + Tensor asks the Tensor
-    _node: Node
     _device: str | None
     _leaf: bool
-    grad: Self | None
 
     def __init__(
         self, data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
@@ -61,6 +65,8 @@ class TensorBase:
             if device is not None:
                 node = graph.copy(node, device)
         elif isinstance(data, (bool, int, float)):
+            if kind is not None:
+                check_fits("Tensor", data, kind)
             node = graph.const(data, kind or python_dtype(data))
         elif isinstance(data, Expr):
             node = graph.variable(data, kind or default_int)
@@ -72,7 +78,8 @@ class TensorBase:
             self.requires_grad_()
 
     def _set(self, node: Node, device: str | None) -> None:
-        self._node, self._device, self._leaf, self.grad = node, node.device or device, False, None
+        self._begin(node)
+        self._device, self._leaf = node.device or device, False
         _live[id(self)] = self
 
     @classmethod
@@ -100,8 +107,8 @@ class TensorBase:
             return self._wrap(graph.variable(value, dtype or default_int))
         if isinstance(value, (np.ndarray, list, tuple)):
             return type(self)(value, dtype, self.device)
-        raise fault(
-            ArgumentTypeError, f"operand: expected a Tensor, a number or an array, got {type(value).__name__}"
+        raise ArgumentTypeError(
+            f"operand: expected a Tensor, a number or an array, got {type(value).__name__}"
         )
 
     # ---- what it is ----
@@ -134,7 +141,11 @@ class TensorBase:
 
     def size(self, axis: int | None = None) -> Any:
         """The shape, or the size of one axis."""
-        return self.shape if axis is None else self.shape[self._axis("size", axis)]
+        if axis is None:
+            return self.shape
+        if not self.shape:
+            raise IndexRangeError("size: expected a tensor with axes, got a scalar")
+        return self.shape[self._axis("size", axis)]
 
     def dim(self) -> int:
         return self.ndim
@@ -167,15 +178,13 @@ class TensorBase:
         True
         """
         if flag and not self.dtype.is_float:
-            raise fault(
-                GradientError, f"requires_grad_: expected a float tensor, got {self.dtype}; cast it first"
-            )
+            raise GradientError(f"requires_grad_: expected a float tensor, got {self.dtype}; cast it first")
         if self._node.needs_gradient and not self._leaf:
             if flag:
                 return self
-            raise fault(GradientError, "requires_grad_: expected a leaf, got a result; use detach()")
+            raise GradientError("requires_grad_: expected a leaf, got a result; use detach()")
         if not flag and self._leaf:
-            self._node = self._memory_node()
+            self._replace(self._memory_node())
         self._leaf = flag
         return self
 
@@ -214,14 +223,13 @@ class TensorBase:
         """An independent tensor; a leaf stays a leaf. RuntimeError for a result that needs gradient, as in
         torch."""
         if self._node.needs_gradient and not self._leaf:
-            raise fault(
-                GradientError,
+            raise GradientError(
                 "deepcopy: expected a leaf, got a result that needs gradient; detach() it first",
             )
         copied = object.__new__(type(self))
         copied._set(self._memory_node(), self._device)
         copied._leaf = self._leaf
-        copied.grad = None if self.grad is None else self.grad.__deepcopy__(memo)
+        copied._grad = None if self._grad is None else self._grad.__deepcopy__(memo)
         memo[id(self)] = copied
         return copied
 
@@ -237,9 +245,10 @@ class TensorBase:
         every: list[TensorBase] = [self, *others]
         by_device: dict[str, list[TensorBase]] = {}
         for tensor in every:
-            if tensor._node.op in (Op.CONST, Op.IOTA):  # memory of its own: equal constants are one node
-                tensor._node = graph.own_leaf(tensor._node)
-                tensor._node.needs_gradient = tensor._leaf
+            node = tensor._node
+            if node.device is None and not (node.is_realized or node.needs_gradient):
+                # memory of its own: equal nodes without a device are one node, whatever device they are for
+                tensor._replace(graph.own_leaf(node) if tensor._leaf else graph.duplicate(node))
             if not tensor._node.is_realized:
                 by_device.setdefault(tensor.device, []).append(tensor)
         for device, tensors in by_device.items():
@@ -255,8 +264,9 @@ class TensorBase:
             self._node = graph.buffer_leaf(node.memory(), node.dtype, node.shape, self.device)
 
     def _host(self) -> np.ndarray[Any, Any]:
-        if self._node.op not in (Op.CONST, Op.IOTA):
-            self.realize()
+        if self._node.op in (Op.CONST, Op.IOTA):
+            return runtime.to_host(graph.duplicate(self._node))
+        self.realize()
         return runtime.to_host(self._node)
 
     def numpy(self) -> np.ndarray[Any, Any]:
@@ -275,14 +285,12 @@ class TensorBase:
     def item(self) -> Any:
         """The only element as a Python number; RuntimeError if there is not exactly one."""
         if self.numel() != 1:
-            raise fault(ShapeError, f"item: expected one element, got shape {list(self.shape)}; use tolist()")
+            raise ArgumentError(f"item: expected one element, got shape {list(self.shape)}; use tolist()")
         return self._host().reshape(()).item()
 
     def __bool__(self) -> bool:
         if self.numel() != 1:
-            raise fault(
-                ShapeError, f"bool: expected one element, got shape {list(self.shape)}; use any() or all()"
-            )
+            raise ShapeError(f"bool: expected one element, got shape {list(self.shape)}; use any() or all()")
         return bool(self.item())
 
     def __int__(self) -> int:
@@ -293,17 +301,15 @@ class TensorBase:
 
     def __index__(self) -> int:
         if self.dtype.is_float or self.ndim:
-            raise fault(
-                ArgumentTypeError, f"index: expected an integer scalar, got {self.dtype}{list(self.shape)}"
-            )
+            raise ArgumentTypeError(f"index: expected an integer scalar, got {self.dtype}{list(self.shape)}")
         return int(self.item())
 
     def __len__(self) -> int:
         if not self.shape:
-            raise fault(ArgumentTypeError, "len: expected at least one axis, got a scalar")
+            raise ArgumentTypeError("len: expected at least one axis, got a scalar")
         return evaluate(self.shape[0])
 
-    # ---- dtype and device ----
+    # ---- dtype ----
 
     def cast(self, dtype: Any) -> Self:
         """The values as another dtype; float to integer truncates and saturates, NaN gives 0."""
@@ -313,32 +319,6 @@ class TensorBase:
         """The same bits as another dtype; the last axis is scaled when the sizes differ."""
         return self._wrap(graph.bitcast(graph.detach(self.node), to_dtype(dtype)))
 
-    def to(self, *args: Any, device: str | None = None, dtype: Any = None) -> Self:
-        """Another device, another dtype, or both: `to("cpu")`, `to(float16)`, `to("cpu", "half")`,
-        `to(other)`."""
-        for arg in args:
-            if isinstance(arg, TensorBase):
-                device, dtype = arg.device, arg.dtype
-            elif isinstance(arg, str) and not _is_dtype(arg):
-                device = arg
-            elif arg is not None:
-                dtype = arg
-        node = self.node
-        if dtype is not None:
-            node = graph.cast(node, to_dtype(dtype))
-        if device is None:
-            return self._wrap(node)
-        get_backend(device)
-        return self._from_node(graph.copy(node, device), device)
-
-    def to_(self, *args: Any, device: str | None = None, dtype: Any = None) -> Self:
-        """`to` in place: a gradient target stays one."""
-        with_history = self._leaf
-        moved = self.detach().to(*args, device=device, dtype=dtype)
-        self._node, self._device = moved._node, moved._device
-        self._leaf = with_history and self.dtype.is_float
-        return self
-
     # ---- checking arguments ----
 
     def _axis(self, name: str, axis: Any, extra: int = 0) -> int:
@@ -347,11 +327,10 @@ class TensorBase:
         try:
             number = operator.index(axis)
         except TypeError:
-            raise fault(ArgumentTypeError, f"{name}: expected an integer axis, got {axis!r}") from None
+            raise ArgumentTypeError(f"{name}: expected an integer axis, got {axis!r}") from None
         limit = max(rank, 1)
         if not -limit <= number < limit:
-            raise fault(
-                IndexRangeError,
+            raise IndexRangeError(
                 f"{name}: expected an axis in [{-limit}, {limit - 1}], got {number} for {self._text()}",
             )
         return number % limit
@@ -367,7 +346,7 @@ class TensorBase:
             return ()
         result = tuple(self._axis(name, axis) for axis in listed)
         if len(set(result)) != len(result):
-            raise fault(ShapeError, f"{name}: expected each axis once, got {tuple(listed)}")
+            raise ShapeError(f"{name}: expected each axis once, got {tuple(listed)}")
         return result
 
     def _text(self) -> str:
@@ -406,14 +385,6 @@ class TensorBase:
 Operand = TensorBase | bool | int | float | Expr | np.ndarray[Any, Any]
 
 
-def _is_dtype(name: str) -> bool:
-    try:
-        to_dtype(name)
-    except DTypeError:
-        return False
-    return True
-
-
 def broadcast_shapes(name: str, tensors: Sequence[TensorBase]) -> tuple[Dim, ...]:
     """The common shape of operands, by NumPy's rules; RuntimeError if there is none."""
     shapes = [tensor.shape for tensor in tensors]
@@ -426,8 +397,7 @@ def broadcast_shapes(name: str, tensors: Sequence[TensorBase]) -> tuple[Dim, ...
         sizes = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
         if len(sizes) > 1:
             listed = " and ".join(tensor._text() for tensor in tensors)
-            raise fault(
-                ShapeError,
+            raise ShapeError(
                 f"{name}: expected shapes that broadcast, got {listed}, which differ at axis {axis}",
             )
         result.append(sizes.pop() if sizes else 1)

@@ -6,18 +6,35 @@ from typing import Any
 
 import numpy as np
 
-from petaflop.dtype import DType, bool_, default_float, default_int, from_numpy_dtype, int32
+from petaflop.device.reference import cast_array
+from petaflop.dtype import DType, bool_, default_float, default_int, from_numpy_dtype, int32, int64, uint64
 from petaflop.errors import ArgumentError, ArgumentTypeError, DTypeError
-from petaflop.tensor.fault import fault
 
-__all__ = ["SharedMemory", "host_array", "python_dtype"]
+__all__ = ["buffer_of", "check_fits", "host_array", "python_dtype"]
 
 
 def python_dtype(value: bool | float) -> DType:
-    """The default dtype of a Python number: bool, int32 or float32."""
+    """The default dtype of a Python number: bool, int32 (a wider one where it needs that) or float32."""
     if isinstance(value, bool):
         return bool_
-    return default_int if isinstance(value, int) else default_float
+    if not isinstance(value, int):
+        return default_float
+    for dtype in (default_int, int64, uint64):
+        if dtype.min <= value <= dtype.max:
+            return dtype
+    raise DTypeError(f"Tensor: expected an integer of at most 64 bits, got {_short(value)}")
+
+
+def check_fits(name: str, value: bool | float, dtype: DType) -> None:
+    """RuntimeError for an integer that `dtype` cannot hold; as in PyTorch, -1 fits unsigned ones."""
+    least = -dtype.max if dtype.kind == "u" else dtype.min
+    if (
+        isinstance(value, int)
+        and not dtype.is_float
+        and dtype is not bool_
+        and not least <= value <= dtype.max
+    ):
+        raise DTypeError(f"{name}: expected a value that fits {dtype}, got {_short(value)}")
 
 
 def _from_python(data: Any) -> np.ndarray[Any, Any]:
@@ -25,7 +42,7 @@ def _from_python(data: Any) -> np.ndarray[Any, Any]:
     try:
         array = np.array(data)
     except ValueError:
-        raise fault(ArgumentError, f"Tensor: expected rows of one length, got {_short(data)}") from None
+        raise ArgumentError(f"Tensor: expected rows of one length, got {_short(data)}") from None
     if array.dtype == np.float64 and not _holds_numpy(data):
         return array.astype(np.float32)
     if array.dtype == np.int64 and not _holds_numpy(data):
@@ -46,39 +63,34 @@ def _short(data: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def buffer_of(name: str, data: Any) -> memoryview:
+    """The memory of bytes, bytearray, array.array and whatever else has a buffer."""
+    try:
+        return memoryview(data)
+    except TypeError:
+        wanted = "numbers, lists, arrays or a buffer"
+        raise ArgumentTypeError(f"{name}: expected {wanted}, got {type(data).__name__}") from None
+
+
 def host_array(data: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
     """`data` as an array of native byte order whose dtype petaflop has; cast to `dtype` if one is given."""
-    if isinstance(data, (np.ndarray, np.generic)):
+    if hasattr(data, "__array__"):
         array = np.asarray(data)
-    elif isinstance(data, (bytes, bytearray, memoryview)) or hasattr(data, "__array__"):
-        array = np.asarray(memoryview(data) if isinstance(data, (bytes, bytearray)) else data)
     elif isinstance(data, range):
         array = _from_python(list(data))
     elif isinstance(data, (list, tuple, bool, int, float)):
         array = _from_python(data)
     else:
-        raise fault(
-            ArgumentTypeError, f"Tensor: expected numbers, lists or an array, got {type(data).__name__}"
-        )
+        array = np.asarray(buffer_of("Tensor", data))
     if array.size == 0 and isinstance(data, (list, tuple)):
         array = array.astype(np.float32)
-    if array.dtype.kind in "OSUcmM":
-        raise fault(DTypeError, f"Tensor: expected numbers, got {array.dtype.name} in {_short(data)}")
-    if dtype is None:
-        dtype = from_numpy_dtype(array.dtype)
-    with np.errstate(all="ignore"):
-        return np.ascontiguousarray(array, dtype.numpy).reshape(array.shape)
-
-
-class SharedMemory:
-    """What keeps a device buffer alive below a NumPy array that looks into it."""
-
-    def __init__(self, buffer: Any, view: memoryview, writable: bool) -> None:
-        self._buffer = buffer
-        bytes_ = np.frombuffer(view, np.uint8)
-        interface = dict(bytes_.__array_interface__)
-        interface["data"] = (interface["data"][0], not writable)
-        self.__array_interface__ = interface
-
-    def array(self, dtype: DType, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        return np.asarray(self).view(dtype.numpy).reshape(shape)
+    if array.dtype.kind in "OSUcmM" or array.dtype.fields:
+        raise DTypeError(f"Tensor: expected numbers, got {array.dtype.name} in {_short(data)}")
+    own = from_numpy_dtype(array.dtype)
+    if dtype is not None and dtype is not own:
+        if isinstance(data, (list, tuple, range)) and array.size and array.dtype.kind in "iu":
+            check_fits("Tensor", int(array.min()), dtype)
+            check_fits("Tensor", int(array.max()), dtype)
+        with np.errstate(all="ignore"):
+            array = cast_array(array.astype(own.numpy), dtype)
+    return np.ascontiguousarray(array, (dtype or own).numpy).reshape(array.shape)

@@ -18,7 +18,6 @@ from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim
 from petaflop.tensor.base import common_dtype
-from petaflop.tensor.fault import fault
 from petaflop.tensor.precision import product_operands
 from petaflop.tensor.reduce import accumulate_dtype
 from petaflop.tensor.sort import Sorting
@@ -34,7 +33,7 @@ def per_axis(name: str, value: Any, rank: int, least: int = 1) -> tuple[int, ...
     if len(sizes) == 1:
         sizes = sizes * rank
     if len(sizes) != rank or any(not isinstance(n, int) or n < least for n in sizes):
-        raise fault(ArgumentError, f"{name}: expected {rank} integers >= {least}, got {value!r}")
+        raise ArgumentError(f"{name}: expected {rank} integers >= {least}, got {value!r}")
     return sizes
 
 
@@ -66,8 +65,7 @@ class Convolution(Sorting):
         kernel = self._lift(weight)
         rank = kernel.ndim - 2
         if rank < 1 or self.ndim not in (rank + 1, rank + 2):
-            raise fault(
-                ShapeError,
+            raise ShapeError(
                 f"conv: expected an input (N, C, *spatial) and a weight (out, C, *kernel), "
                 f"got {self._text()} and {kernel._text()}",
             )
@@ -75,8 +73,7 @@ class Convolution(Sorting):
             return self.unsqueeze(0).conv2d(kernel, bias, stride, padding, dilation, groups, dtype).squeeze(0)
         outputs, inner = kernel.shape[:2]
         if self.shape[1] != inner * groups or outputs % groups:
-            raise fault(
-                ShapeError,
+            raise ShapeError(
                 f"conv: expected {inner} * {groups} groups input channels and outputs that divide, "
                 f"got {self._text()} and {kernel._text()}",
             )
@@ -105,8 +102,7 @@ class Convolution(Sorting):
         for number, (size, dilation) in enumerate(zip(taps, dilations, strict=True)):
             length, span = self.shape[number + 2], dilation * (size - 1) + 1
             if isinstance(length, int) and length < span:
-                raise fault(
-                    ShapeError,
+                raise ShapeError(
                     f"{name}: expected a padded input of at least {span} along axis {number + 2} for a "
                     f"kernel of {size}, got {self._text()}",
                 )
@@ -138,8 +134,8 @@ class Convolution(Sorting):
 
     def _checked_conv(self, name: str, rank: int, weight: Any) -> Self:
         if self._lift(weight).ndim != rank + 2:
-            raise fault(
-                ShapeError, f"{name}: expected a weight of {rank + 2} axes, got {self._lift(weight)._text()}"
+            raise ShapeError(
+                f"{name}: expected a weight of {rank + 2} axes, got {self._lift(weight)._text()}"
             )
         return self
 
@@ -161,8 +157,7 @@ class Convolution(Sorting):
         kernel = self._lift(weight)
         rank = kernel.ndim - 2
         if rank < 1 or self.ndim not in (rank + 1, rank + 2):
-            raise fault(
-                ShapeError,
+            raise ShapeError(
                 f"conv_transpose: expected an input (N, C, *spatial) and a weight (C, out, *kernel), "
                 f"got {self._text()} and {kernel._text()}",
             )
@@ -172,8 +167,7 @@ class Convolution(Sorting):
                 kernel, bias, stride, padding, output_padding, groups, dilation
             ).squeeze(0)
         if self.shape[1] != kernel.shape[0] or kernel.shape[0] % groups:
-            raise fault(
-                ShapeError,
+            raise ShapeError(
                 f"conv_transpose: expected {kernel.shape[0]} input channels in {groups} groups, "
                 f"got {self._text()} and {kernel._text()}",
             )
@@ -190,12 +184,11 @@ class Convolution(Sorting):
             )
         )
         if any(e >= max(s, d) for e, s, d in zip(extras, strides, dilations, strict=True)):
-            raise fault(
-                ArgumentError,
+            raise ArgumentError(
                 f"conv_transpose: expected output_padding below stride, got {extras}, {strides}",
             )
         if any(isinstance(size, int) and size < 1 for size in sizes):
-            raise fault(ShapeError, f"conv_transpose: expected an output of at least 1, got {list(sizes)}")
+            raise ShapeError(f"conv_transpose: expected an output of at least 1, got {list(sizes)}")
         source, kernel = product_operands(self, kernel)
         kind = common_dtype([source, kernel])
         wide = accumulate_dtype(kind)
@@ -229,7 +222,7 @@ class Convolution(Sorting):
         """(N, C, *positions, *taps) of a padded input, and how it was made."""
         rank = self.ndim - 2
         if rank < 1:
-            raise fault(ShapeError, f"{name}: expected (N, C, *spatial), got {self._text()}")
+            raise ShapeError(f"{name}: expected (N, C, *spatial), got {self._text()}")
         pool = _Pool(name, self.shape[2:], kernel, stride, padding, dilation, ceil)
         source = self._pad_constant([(0, 0), (0, 0), *pool.widths], fill)
         return source._windows(name, pool.taps, pool.strides, pool.dilations), pool
@@ -294,7 +287,7 @@ class Convolution(Sorting):
     def _known_size(self, axis: int) -> int:
         size = self.shape[axis]
         if not isinstance(size, int):
-            raise fault(ShapeError, f"pool: expected a known size along axis {axis}, got {size}")
+            raise ShapeError(f"pool: expected a known size along axis {axis}, got {size}")
         return size
 
     def max_unpool2d(
@@ -339,8 +332,7 @@ class _Pool:
         self.dilations = per_axis(f"{name} dilation", dilation, rank)
         self.padding = per_axis(f"{name} padding", padding, rank, 0)
         if any(2 * p > k for p, k in zip(self.padding, self.taps, strict=True)):
-            raise fault(
-                ArgumentError,
+            raise ArgumentError(
                 f"{name}: expected padding of at most half the kernel, got {padding} for {kernel}",
             )
         self.widths = []
@@ -367,11 +359,11 @@ def _conv_widths(
         return [(0, 0)] * rank
     if padding == "same":
         if any(s != 1 for s in strides):
-            raise fault(ArgumentError, f'conv: expected stride 1 with padding "same", got {tuple(strides)}')
+            raise ArgumentError(f'conv: expected stride 1 with padding "same", got {tuple(strides)}')
         spans = [d * (k - 1) for d, k in zip(dilations, taps, strict=True)]
         return [(span // 2, span - span // 2) for span in spans]
     if isinstance(padding, str):
-        raise fault(ArgumentError, f'conv: expected padding "same", "valid" or sizes, got {padding!r}')
+        raise ArgumentError(f'conv: expected padding "same", "valid" or sizes, got {padding!r}')
     if not isinstance(padding, int) and len(padding) == 2 * rank and rank > 1:
         flat = list(padding)
         return list(zip(flat[::2], flat[1::2], strict=True))[::-1]

@@ -10,14 +10,13 @@ from typing import Any, Self
 import numpy as np
 
 from petaflop import realize as runtime
-from petaflop.errors import ArgumentTypeError, DeviceError, GradientError, ShapeError
+from petaflop.errors import ArgumentError, ArgumentTypeError, DeviceError, GradientError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph.gradient import gradient
 from petaflop.graph.node import Node
 from petaflop.tensor.base import TensorBase, _leaves, live_tensors
 from petaflop.tensor.casts import Casts
-from petaflop.tensor.fault import fault
-from petaflop.tensor.losses import Losses
+from petaflop.tensor.decompose import Decompositions
 from petaflop.tensor.mode import grad_enabled
 
 __all__ = ["Tensor", "differentiated"]
@@ -35,7 +34,7 @@ def differentiated() -> list[Tensor]:
     return losses
 
 
-class Tensor(Losses, Casts):
+class Tensor(Decompositions, Casts):
     """An array on a device, computed when a value is asked for.
 
     `Tensor(data, dtype=None, device=None, requires_grad=False)` copies numbers, nested lists, arrays, tensors
@@ -63,8 +62,8 @@ class Tensor(Losses, Casts):
         except (ValueError, TypeError):
             shape = None
         if shape != self.shape:
-            raise fault(
-                ShapeError, f"assign: expected a value that broadcasts to {self._text()}, got {other._text()}"
+            raise ShapeError(
+                f"assign: expected a value that broadcasts to {self._text()}, got {other._text()}"
             )
         return self._update(other)
 
@@ -74,28 +73,26 @@ class Tensor(Losses, Casts):
     def _take(self, value: Node, region: Any = None) -> Self:
         """The new value of all of this tensor, or of a region."""
         if self._leaf and grad_enabled():
-            raise fault(
-                GradientError, "assign: expected no_grad() around a write to a gradient target, got none"
-            )
+            raise GradientError("assign: expected no_grad() around a write to a gradient target, got none")
         if self._device is not None and value.device not in (None, self._node.device or self._device):
-            raise fault(
-                DeviceError,
+            raise DeviceError(
                 f"assign: expected a value on {self.device}, got {value.device}; move it with .to()",
             )
         if self._leaf:
-            self._node = graph.assign(self._memory_node(), graph.detach(value), region)
+            self._replace(graph.assign(self._memory_node(), graph.detach(value), region))
         elif region is None and (value.needs_gradient or self._node.needs_gradient):
-            self._node = value if grad_enabled() else graph.detach(value)
+            self._replace(value if grad_enabled() else graph.detach(value))
         else:
             node = graph.assign(self._node, value, region)
-            self._node = node if grad_enabled() else graph.detach(node)
+            self._replace(node if grad_enabled() else graph.detach(node))
         return self
 
     def replace(self, other: TensorBase) -> Self:
         """Become another tensor of this shape and dtype, sharing its value instead of copying it."""
         if other.shape != self.shape or other.dtype is not self.dtype:
-            raise fault(ShapeError, f"replace: expected {self._text()}, got {other._text()}")
-        self._node, self._device = graph.detach(other.node) if self._leaf else other.node, other._device
+            raise ShapeError(f"replace: expected {self._text()}, got {other._text()}")
+        self._replace(graph.detach(other.node) if self._leaf else other.node)
+        self._device = other._device
         return self
 
     copy_ = assign
@@ -113,13 +110,11 @@ class Tensor(Losses, Casts):
         if result is NotImplemented:
             return NotImplemented
         if result.shape != self.shape:
-            raise fault(
-                ShapeError, f"{name}: expected a result of shape {list(self.shape)}, got {list(result.shape)}"
+            raise ShapeError(
+                f"{name}: expected a result of shape {list(self.shape)}, got {list(result.shape)}"
             )
         if (result.dtype.is_float and not self.dtype.is_float) or self.dtype.kind == "b" != result.dtype.kind:
-            raise fault(
-                GradientError, f"{name}: expected a result that fits {self.dtype}, got {result.dtype}"
-            )
+            raise GradientError(f"{name}: expected a result that fits {self.dtype}, got {result.dtype}")
         return self._update(result)
 
     def __iadd__(self, other: Any) -> Self:
@@ -175,8 +170,7 @@ class Tensor(Losses, Casts):
         node = self.node
         _differentiated[id(self)] = self
         if not node.needs_gradient:
-            raise fault(
-                GradientError,
+            raise GradientError(
                 "backward: expected a result that needs gradient, got one without requires_grad",
             )
         targets = _reachable_leaves(node)
@@ -194,8 +188,7 @@ class Tensor(Losses, Casts):
         found = self._gradients(list(targets), gradient, nodes)
         for target, grad in zip(targets, found, strict=True):
             if grad is None:
-                raise fault(
-                    GradientError,
+                raise GradientError(
                     f"gradient: expected targets that this tensor depends on, got {target._text()}; "
                     "give it requires_grad=True before it is used",
                 )
@@ -204,14 +197,12 @@ class Tensor(Losses, Casts):
     def _gradients(self, targets: Sequence[Any], seed: Any, nodes: Sequence[Node]) -> list[Any]:
         if seed is None:
             if self.numel() != 1:
-                raise fault(ShapeError, f"backward: expected a scalar or gradient=, got {self._text()}")
+                raise ShapeError(f"backward: expected a scalar or gradient=, got {self._text()}")
             start = graph.const(1, self.dtype, self.shape)
         else:
             lifted = self._lift(seed)
             if lifted.shape != self.shape:
-                raise fault(
-                    ShapeError, f"backward: expected a gradient of {self._text()}, got {lifted._text()}"
-                )
+                raise ShapeError(f"backward: expected a gradient of {self._text()}, got {lifted._text()}")
             start = graph.cast(lifted.node, self.dtype)
         found = gradient((self.node,), (start,), nodes)
         return [None if grad is None else t._wrap(grad) for t, grad in zip(targets, found, strict=True)]
@@ -220,7 +211,7 @@ class Tensor(Losses, Casts):
 
     def __iter__(self) -> Iterator[Self]:
         if not self.shape:
-            raise fault(ArgumentTypeError, "iter: expected at least one axis, got a scalar")
+            raise ArgumentTypeError("iter: expected at least one axis, got a scalar")
         return iter(self.unbind(0))
 
     def __contains__(self, value: Any) -> bool:
@@ -239,16 +230,24 @@ class Tensor(Losses, Casts):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy() if copy or copy is None else self._shared()
-        return array if dtype is None else array.astype(dtype, copy=False)
+        if dtype is None or array.dtype == dtype:
+            return array
+        if copy is False:
+            raise ArgumentError(f"array: expected {array.dtype} without a copy, got copy=False and {dtype}")
+        return array.astype(dtype)
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """`memoryview(tensor)`, from Python 3.12 on."""
+        return self.data()
 
     def __dlpack__(self, **options: Any) -> Any:
         """The memory as a DLPack capsule, without a copy where the device shares it; an error while it needs
         gradient."""
         if self.requires_grad:
-            raise fault(GradientError, "dlpack: expected a tensor without gradient; detach() it first")
+            raise GradientError("dlpack: expected a tensor without gradient; detach() it first")
         array = self._shared()
-        if not array.flags.writeable:
-            array = np.lib.stride_tricks.as_strided(array, writeable=True) if False else array.copy()
+        if options.get("max_version") is None:  # a consumer that knows no read-only memory
+            array = array.copy()
         return array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:

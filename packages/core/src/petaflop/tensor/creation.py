@@ -16,8 +16,7 @@ from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.tensor.activations import Activations
-from petaflop.tensor.convert import python_dtype
-from petaflop.tensor.fault import fault
+from petaflop.tensor.convert import buffer_of, check_fits, python_dtype
 from petaflop.tensor.movement import dims
 
 __all__ = ["Creation", "checked_shape"]
@@ -27,8 +26,19 @@ def checked_shape(name: str, shape: Any) -> tuple[Any, ...]:
     """Sizes given one by one or as one sequence; RuntimeError for a negative one."""
     sizes = dims(name, shape)
     if any(not isinstance(size, Expr) and size < 0 for size in sizes):
-        raise fault(ShapeError, f"{name}: expected sizes >= 0, got {list(sizes)}")
+        raise ShapeError(f"{name}: expected sizes >= 0, got {list(sizes)}")
     return sizes
+
+
+def _bounds(name: str, *values: Any) -> list[Any]:
+    """Finite numbers or Variables; NumPy's numbers become Python's."""
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    for value in plain:
+        if not isinstance(value, (int, float, Expr)):
+            raise ArgumentTypeError(f"{name}: expected numbers, got {type(value).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ArgumentError(f"{name}: expected finite numbers, got {value}")
+    return plain
 
 
 class Creation(Activations):
@@ -57,8 +67,9 @@ class Creation(Activations):
         if isinstance(fill_value, np.generic):
             fill_value = fill_value.item()
         if not isinstance(fill_value, (bool, int, float)):
-            raise fault(ArgumentTypeError, f"full: expected a number, got {type(fill_value).__name__}")
+            raise ArgumentTypeError(f"full: expected a number, got {type(fill_value).__name__}")
         kind = python_dtype(fill_value) if dtype is None else to_dtype(dtype)
+        check_fits("full", fill_value, kind)
         return cls._made(graph.const(fill_value, kind, sizes), device, requires_grad)
 
     @classmethod
@@ -115,22 +126,23 @@ class Creation(Activations):
         """
         if stop is None:
             start, stop = 0, start
+        start, stop, step = _bounds("arange", start, stop, step)
         if step == 0:
-            raise fault(ArgumentError, "arange: expected a step other than 0, got 0")
+            raise ArgumentError("arange: expected a step other than 0, got 0")
         whole = not any(isinstance(value, float) for value in (start, stop, step))
-        kind = (default_int if whole else default_float) if dtype is None else to_dtype(dtype)
+        last = max((abs(value) for value in (start, stop, step) if isinstance(value, int)), default=0)
+        wide_int = int64 if whole and last > int32.max else default_int
+        kind = (wide_int if whole else default_float) if dtype is None else to_dtype(dtype)
         size = -((stop - start) // -step) if whole else math.ceil((stop - start) / step)
         if not isinstance(size, Expr):
             if size < 0:
-                raise fault(
-                    ArgumentError,
+                raise ArgumentError(
                     f"arange: expected bounds in the direction of step, got {start}, {stop}, {step}",
                 )
         elif size.op is Op.CONST:
             size = int(size.arg)
         # count in integers, multiply in the final precision
-        last = abs(size * step) + abs(start) if whole and isinstance(size, int) else 0
-        counting = int64 if kind.itemsize == 8 or last > int32.max else int32
+        counting = int64 if kind.itemsize == 8 else wide_int
         result = cls._made(graph.iota((size,), 0, counting), device)
         if whole:
             result = (result * step + start).cast(kind)
@@ -150,8 +162,9 @@ class Creation(Activations):
         requires_grad: bool = False,
     ) -> Self:
         """`steps` values from start to end, both included."""
+        dims("linspace", (steps,))
         if steps < 0:
-            raise fault(ShapeError, f"linspace: expected steps >= 0, got {steps}")
+            raise ShapeError(f"linspace: expected steps >= 0, got {steps}")
         kind = default_float if dtype is None else to_dtype(dtype)
         wide = float64 if kind is float64 else float32
         ascending = cls._made(graph.iota((steps,), 0), device).cast(wide)
@@ -185,9 +198,13 @@ class Creation(Activations):
         """A new last axis of `num_classes`, 1 at each index (int32); −1 reads the largest index, and
         computes."""
         if not self.dtype.is_integer:
-            raise fault(DTypeError, f"one_hot: expected integers, got {self.dtype}")
+            raise DTypeError(f"one_hot: expected integers, got {self.dtype}")
         if num_classes == -1:
+            if self.numel() == 0:
+                raise ShapeError(f"one_hot: expected num_classes for no indices, got {self._text()}")
             num_classes = int(self.max().item()) + 1
+        if num_classes < 1:
+            raise ShapeError(f"one_hot: expected num_classes >= 1, got {num_classes}")
         shape = (*self.shape, num_classes)
         classes = self._wrap(graph.iota(shape, self.ndim))
         return self.unsqueeze(-1).eq(classes).cast(int32)
@@ -203,7 +220,7 @@ class Creation(Activations):
         copied.
         """
         if not isinstance(array, np.ndarray):
-            raise fault(ArgumentTypeError, f"from_numpy: expected a NumPy array, got {type(array).__name__}")
+            raise ArgumentTypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
         return cls._from_node(runtime.from_host(array, device or default_device(), borrow=True))
 
     @classmethod
@@ -211,8 +228,7 @@ class Creation(Activations):
         """A tensor over anything with `__dlpack__` in host memory (a torch tensor, an array), borrowed as by
         from_numpy."""
         if not hasattr(source, "__dlpack__"):
-            raise fault(
-                ArgumentTypeError,
+            raise ArgumentTypeError(
                 f"from_dlpack: expected an object with __dlpack__, got {type(source).__name__}",
             )
         return cls.from_numpy(np.from_dlpack(source), device)
@@ -222,7 +238,7 @@ class Creation(Activations):
         """A one-dimensional tensor over bytes, bytearray, array or memoryview; borrowed when it can be
         written to."""
         kind = default_float if dtype is None else to_dtype(dtype)
-        view_ = memoryview(data).cast("B")
+        view_ = buffer_of("frombuffer", data).cast("B")
         if len(view_) % kind.itemsize:
-            raise fault(ArgumentError, f"frombuffer: expected whole {kind} elements, got {len(view_)} bytes")
+            raise ArgumentError(f"frombuffer: expected whole {kind} elements, got {len(view_)} bytes")
         return cls.from_numpy(np.frombuffer(view_, kind.numpy), device)

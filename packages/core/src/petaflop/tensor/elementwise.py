@@ -14,8 +14,7 @@ from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.tensor import formulas, powers
 from petaflop.tensor.base import TensorBase, broadcast_shapes, float_dtype, result_dtype
-from petaflop.tensor.fault import fault
-from petaflop.tensor.movement import Movement
+from petaflop.tensor.joining import Joining
 from petaflop.tensor.value import Value, where
 
 __all__ = ["Elementwise"]
@@ -42,7 +41,7 @@ def _reflected(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return operator
 
 
-class Elementwise(Movement):
+class Elementwise(Joining):
     """Functions of each element alone. Operands broadcast and are promoted as in PyTorch; numbers never
     widen."""
 
@@ -64,24 +63,37 @@ class Elementwise(Movement):
     def _integers(self, name: str, *others: Any) -> tuple[Value, ...]:
         values = self._values(name, *others)
         if values[0].dtype.is_float:
-            raise fault(
-                DTypeError, f"{name}: expected integers or bool, got {values[0].dtype}; cast them first"
-            )
+            raise DTypeError(f"{name}: expected integers or bool, got {values[0].dtype}; cast them first")
         return values
+
+    def _number(self, name: str) -> Self:
+        """This tensor, which must not be bool, as in PyTorch."""
+        if self.dtype is bool_:
+            raise DTypeError(f"{name}: expected numbers, got bool; cast them first")
+        return self
+
+    def _floats(self, name: str, *others: Any) -> tuple[Value, ...]:
+        """Operands of which at least one is a float tensor, in float32 where that is a half."""
+        dtypes = [self.dtype] + [other.dtype for other in others if isinstance(other, TensorBase)]
+        if not any(dtype.is_float for dtype in dtypes):
+            raise DTypeError(f"{name}: expected floats, got {self.dtype}; cast them first")
+        values = self._values(name, *others)
+        narrow = values[0].dtype.itemsize < default_float.itemsize
+        return tuple(value.cast(default_float) for value in values) if narrow else values
 
     # ---- arithmetic ----
 
     def add(self, other: Any, *, alpha: float = 1) -> Self:
-        """self + alpha * other."""
+        """self + alpha * other; alpha is an integer where these are."""
         a, b = self._values("add", other)
-        return self._of(a + (b if alpha == 1 else b * alpha))
+        return self._of(a + _scaled("add", b, alpha))
 
     def sub(self, other: Any, *, alpha: float = 1) -> Self:
-        """self - alpha * other. RuntimeError for two bools, as in PyTorch: use logical_xor."""
+        """self - alpha * other. RuntimeError for bool, as in PyTorch: use logical_xor or logical_not."""
+        if bool_ in (self.dtype, getattr(other, "dtype", None)) or isinstance(other, bool):
+            raise DTypeError("sub: expected numbers, got bool; use !=, ~ or cast them first")
         a, b = self._values("sub", other)
-        if a.dtype is bool_:
-            raise fault(DTypeError, "sub: expected numbers, got bool; use != or cast them first")
-        return self._of(a - (b if alpha == 1 else b * alpha))
+        return self._of(a - _scaled("sub", b, alpha))
 
     def mul(self, other: Any) -> Self:
         """self * other."""
@@ -97,11 +109,9 @@ class Elementwise(Movement):
                 a, b = self._values("div", other, dtype=dtype)
             return self._of(a / b)
         if rounding_mode not in ("floor", "trunc"):
-            raise fault(
-                ArgumentError, f"div: expected rounding_mode floor, trunc or None, got {rounding_mode!r}"
-            )
+            raise ArgumentError(f"div: expected rounding_mode floor, trunc or None, got {rounding_mode!r}")
         if a.dtype is bool_:
-            raise fault(DTypeError, "div: expected numbers for a rounding mode, got bool")
+            raise DTypeError("div: expected numbers for a rounding mode, got bool")
         chosen = formulas.floor_divide if rounding_mode == "floor" else formulas.trunc_divide
         return self._of(chosen(a, b))
 
@@ -113,7 +123,7 @@ class Elementwise(Movement):
         """The remainder with the sign of the divisor: self - floor(self / other) * other, as Python's %."""
         a, b = self._values("mod", other)
         if a.dtype is bool_:
-            raise fault(DTypeError, "mod: expected numbers, got bool")
+            raise DTypeError("mod: expected numbers, got bool")
         return self._of(formulas.floor_mod(a, b))
 
     remainder = mod
@@ -122,7 +132,7 @@ class Elementwise(Movement):
         """The remainder with the sign of the dividend, as C's fmod: exact on floats."""
         a, b = self._values("fmod", other)
         if a.dtype is bool_:
-            raise fault(DTypeError, "fmod: expected numbers, got bool")
+            raise DTypeError("fmod: expected numbers, got bool")
         return self._of(formulas.trunc_mod(a, b))
 
     def pow(self, exponent: Any) -> Self:
@@ -130,13 +140,14 @@ class Elementwise(Movement):
         if isinstance(exponent, (int, float)) and not isinstance(exponent, bool):
             base = self._values("pow", exponent)[0]
             if base.dtype.is_integer and exponent < 0:
-                raise fault(
-                    DTypeError,
+                raise DTypeError(
                     f"pow: expected an exponent >= 0 for {self.dtype}, got {exponent}; cast to float",
                 )
             if (simple := powers.power_constant(base, exponent)) is not None:
                 return self._of(simple)
         a, b = self._values("pow", exponent)
+        if a.dtype is bool_:
+            raise DTypeError("pow: expected numbers, got bool; cast them first")
         return self._of(powers.integer_power(a, b) if a.dtype.is_integer else powers.power(a, b))
 
     def maximum(self, other: Any) -> Self:
@@ -152,40 +163,52 @@ class Elementwise(Movement):
     def clamp(self, min: Any = None, max: Any = None) -> Self:
         """At least `min` and at most `max`, numbers or tensors; NaN stays NaN."""
         if min is None and max is None:
-            raise fault(ArgumentError, "clamp: expected min, max or both, got neither")
+            raise ArgumentError("clamp: expected min, max or both, got neither")
         bounds = [bound for bound in (min, max) if bound is not None]
         values = list(self._values("clamp", *bounds))
+        if values[0].dtype is bool_:
+            raise DTypeError("clamp: expected numbers, got bool; cast them first")
         result = values.pop(0)
         # by WHERE, so that the gradient at a bound goes to self, as in PyTorch
         if min is not None:
             low = values.pop(0)
-            result = where(result < low, low, result)
+            result = where((result < low) | low.isnan(), low, result)
         if max is not None:
             high = values.pop(0)
-            result = where(result > high, high, result)
+            result = where((result > high) | high.isnan(), high, result)
         return self._of(result)
 
     clip = clamp
 
     def lerp(self, end: Any, weight: Any) -> Self:
         """self + weight * (end - self)."""
-        a, b, w = self._values("lerp", end, weight)
-        return self._of(where(w.magnitude() < 0.5, a + w * (b - a), b - (b - a) * (1 - w)))
+        a, b, w = self._floats("lerp", end, weight)
+        result = where(w.magnitude() < 0.5, a + w * (b - a), b - (b - a) * (1 - w))
+        return self._rounded(result, end, weight)
 
     def copysign(self, other: Any) -> Self:
         """The magnitude of self with the sign of other; the sign of -0.0 and of NaN counts."""
         a, b = self._values("copysign", other)
         if not a.dtype.is_float:
             a, b = self._values("copysign", other, dtype=default_float)
+        if a.node.needs_gradient:  # as that of abs, the gradient at 0 is 0
+            a = where(a.eq(0), a.detach(), a)
         return self._of(where(formulas.sign_bit(a).ne(formulas.sign_bit(b)), -a, a))
 
     def logaddexp(self, other: Any) -> Self:
         """log(exp(self) + exp(other)) without overflow."""
-        a, b = self._values("logaddexp", other)
-        high = a.maximum(b).detach()
-        safe = where(high.magnitude() < float("inf"), high, 0.0)
-        total = formulas.exp(a - safe) + formulas.exp(b - safe)
-        return self._of(formulas.log(total) + safe)
+        a, b = self._floats("logaddexp", other)
+        smaller = a < b
+        equal = a.eq(b) & ~(a.magnitude() < float("inf"))
+        distance = where(equal, 0.0, where(smaller, a - b, b - a))
+        total = where(smaller, b, a) + formulas.log1p(formulas.exp(distance))
+        return self._rounded(total, other)
+
+    def _rounded(self, value: Value, *others: Any) -> Self:
+        """A value computed by `_floats`, in the dtype that the operands promote to."""
+        weak = [not isinstance(other, TensorBase) for other in others]
+        dtype = result_dtype([self, *(self._lift(other) for other in others)], [False, *weak])
+        return self._of(value.cast(dtype))
 
     def where(self, first: Any, second: Any) -> Self:
         """`condition.where(x, y)`: x where this bool tensor holds, else y. Of another dtype:
@@ -201,7 +224,7 @@ class Elementwise(Movement):
         """`value` where the mask holds, else self; keeps this dtype."""
         chosen = self._lift(mask)
         if chosen.dtype is not bool_:
-            raise fault(DTypeError, f"masked_fill: expected a bool mask, got {chosen.dtype}")
+            raise DTypeError(f"masked_fill: expected a bool mask, got {chosen.dtype}")
         return select(chosen, self._lift(value).cast(self.dtype), self)
 
     # ---- bits ----
@@ -224,13 +247,17 @@ class Elementwise(Movement):
 
     def lshift(self, other: Any) -> Self:
         """self * 2**other; 0 for shifts of the width and more."""
-        a, b = self._integers("lshift", other)
-        return self._of(formulas.shift_left(a, b))
+        return self._shifted_bits("lshift", formulas.shift_left, other)
 
     def rshift(self, other: Any) -> Self:
         """floor(self / 2**other): arithmetic on signed integers; 0 or -1 for shifts of the width and more."""
-        a, b = self._integers("rshift", other)
-        return self._of(formulas.shift_right(a, b))
+        return self._shifted_bits("rshift", formulas.shift_right, other)
+
+    def _shifted_bits(self, name: str, shift: Callable[[Value, Value], Value], other: Any) -> Self:
+        a, b = self._integers(name, other)
+        if a.dtype is bool_:
+            raise DTypeError(f"{name}: expected integers, got bool; cast them first")
+        return self._of(shift(a, b))
 
     # ---- truth ----
 
@@ -239,7 +266,7 @@ class Elementwise(Movement):
         return self._of(Value(self.node).eq(0))
 
     def logical_and(self, other: Any) -> Self:
-        a, b = self._values("logical_and", other, dtype=None)
+        a, b = self._values("logical_and", other)
         return self._of(a.cast(bool_) & b.cast(bool_))
 
     def logical_or(self, other: Any) -> Self:
@@ -326,28 +353,33 @@ class Elementwise(Movement):
     __rrshift__ = _reflected(rshift)
 
     def __neg__(self) -> Self:
-        if self.dtype is bool_:
-            raise fault(DTypeError, "neg: expected numbers, got bool; use ~ or logical_not()")
-        return self._of(-Value(self.node))
+        return self._of(-Value(self._number("neg").node))
 
     neg = __neg__
 
     def __pos__(self) -> Self:
-        return self
+        return self._number("positive")
 
     def __invert__(self) -> Self:
         return self.bitwise_not()
 
     def __abs__(self) -> Self:
-        return self._of(formulas.absolute(Value(self.node)))
+        return self._of(formulas.absolute(Value(self._number("abs").node)))
 
     abs = __abs__
+
+
+def _scaled(name: str, value: Value, alpha: float) -> Value:
+    """alpha · value, for the second operand of a sum."""
+    if isinstance(alpha, float) and not value.dtype.is_float:
+        raise DTypeError(f"{name}: expected an integer alpha for {value.dtype}, got {alpha}")
+    return value if alpha == 1 else value * alpha
 
 
 def select(condition: Any, yes: Any, no: Any) -> Any:
     """`yes` where the condition holds, else `no`; all three broadcast, the last two are promoted."""
     if condition.dtype is not bool_:
-        condition = condition.cast(bool_)
+        raise DTypeError(f"where: expected a bool condition, got {condition.dtype}; use x.ne(0)")
     yes_tensor, no_tensor = condition._lift(yes), condition._lift(no)
     weak = [isinstance(value, (bool, int, float, np.generic, Expr)) for value in (yes, no)]
     if all(weak):

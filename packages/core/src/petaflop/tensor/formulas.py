@@ -43,12 +43,28 @@ def _halves(value: float, bits: int) -> float:
 
 LN2 = math.log(2)
 LOG2E = 1 / LN2
-_LOG2E_REST = 2.0355273740931033e-17  # 1/ln 2 beyond LOG2E
+LOG2E_REST = 2.0355273740931033e-17  # 1/ln 2 beyond LOG2E
 _FORMATS = {
     float32: Format(int32, 23, 12, _halves(LOG2E, 12)),
     float64: Format(int64, 52, 27, _halves(LOG2E, 26)),
 }
 _BITS = {1: int8, 2: int16, 4: int32, 8: int64}
+
+
+def _flat(node: Node, grad: Node) -> list[Node]:
+    """Gradients of 0: as in PyTorch, a step function has one."""
+    return [graph.const(0, source.dtype, source.shape) for source in node.sources[1:]]
+
+
+_STEP = GradientTemplate("step", _flat)
+
+
+def stepped(value: Value, *sources: Value) -> Value:
+    """A value that is constant between jumps of its sources: their gradients are 0."""
+    if not any(source.node.needs_gradient for source in sources):
+        return value
+    nodes = (graph.detach(value.node), *(source.node for source in sources))
+    return Value(graph.custom(_STEP, nodes, value.dtype, value.node.shape))
 
 
 def derived(slope: Callable[[Value, Value], Value] | None) -> Callable[[Function], Function]:
@@ -60,7 +76,7 @@ def derived(slope: Callable[[Value, Value], Value] | None) -> Callable[[Function
             assert slope is not None
             return ((Value(grad) * slope(Value(node.sources[1]), Value(node))).node,)
 
-        template = GradientTemplate(function.__name__, adjoint)
+        template = GradientTemplate(function.__name__, _flat if slope is None else adjoint)
 
         def apply(x: Value) -> Value:
             dtype = x.dtype
@@ -69,7 +85,7 @@ def derived(slope: Callable[[Value, Value], Value] | None) -> Callable[[Function
             if dtype not in _FORMATS:
                 return apply(x.cast(float32)).cast(dtype)
             value = function(x.detach())
-            if slope is None or not x.node.needs_gradient:
+            if not x.node.needs_gradient:
                 return value
             return Value(graph.custom(template, (value.node, x.node), dtype, x.node.shape))
 
@@ -145,14 +161,20 @@ def ceil(x: Value) -> Value:
 @derived(lambda x, y: y)
 def exp(x: Value) -> Value:
     """eˣ within 4 ULP: EXP2 of x/ln 2, whose rounding error is kept and put back as a factor 1 + low·ln 2."""
+    return _exp(x, 0)
+
+
+def _exp(x: Value, halvings: int) -> Value:
+    """eˣ / 2^halvings, which overflows later than eˣ."""
     form = _FORMATS[x.dtype]
     scaled = x * LOG2E
     high = (x.bitcast(form.bits) & -(1 << form.split)).bitcast(x.dtype)
     rest = x - high
     first = form.log2e_high
-    low = ((high * first - scaled) + rest * first) + x * (LOG2E - first + _LOG2E_REST)
+    low = ((high * first - scaled) + rest * first) + x * (LOG2E - first + LOG2E_REST)
     low = where(low.magnitude() < 1.0, low, 0.0)  # where x is infinite or near overflow
-    return scaled.exp2() * (low * LN2 + 1)
+    power = scaled - halvings if halvings else scaled
+    return power.exp2() * (low * LN2 + 1)
 
 
 @derived(lambda x, y: 1 / x)
@@ -210,12 +232,16 @@ def tanh(x: Value) -> Value:
 
 @derived(lambda x, y: cosh(x))
 def sinh(x: Value) -> Value:
-    return (expm1(x) - expm1(-x)) * 0.5
+    """Within 6 ULP, up to where sinh itself overflows."""
+    a = x.magnitude()
+    e = expm1(a)
+    return with_sign(where(a < 20.0, (e + e / (e + 1)) * 0.5, _exp(a, 1)), x)
 
 
 @derived(lambda x, y: sinh(x))
 def cosh(x: Value) -> Value:
-    return (exp(x) + exp(-x)) * 0.5
+    """Within 6 ULP, up to where cosh itself overflows."""
+    return _exp(x, 1) + _exp(-x, 1)
 
 
 @derived(lambda x, y: 1 / (x * x + 1).sqrt())
@@ -227,8 +253,10 @@ def asinh(x: Value) -> Value:
 
 @derived(lambda x, y: 1 / ((x - 1) * (x + 1)).sqrt())
 def acosh(x: Value) -> Value:
+    """Within 6 ULP; NaN below 1, also where its square overflows."""
     t = x - 1
-    return where(x > 1e9, log(x) + LN2, log1p(t + (t * (x + 1)).sqrt()))
+    value = where(x > 1e9, log(x) + LN2, log1p(t + (t * (x + 1)).sqrt()))
+    return where(x < 1.0, float("nan"), value)
 
 
 @derived(lambda x, y: 1 / ((1 - x) * (x + 1)))
@@ -264,6 +292,7 @@ def cos(x: Value) -> Value:
 
 @derived(lambda x, y: y * y + 1)
 def tan(x: Value) -> Value:
+    """Within 8 ULP of 1 + tan²: near its poles it is as wrong as cos is near 0."""
     return x.sin() / cos(x)
 
 
@@ -310,7 +339,13 @@ def sqrt(x: Value) -> Value:
     return x.sqrt()
 
 
-@derived(lambda x, y: y / x * -0.5)
+@derived(lambda x, y: where(y.eq(0), 0.0, 0.5 / y))
+def root(x: Value) -> Value:
+    """√x of a sum of squares: the gradient at 0 is 0, one of those that a norm has there."""
+    return x.sqrt()
+
+
+@derived(lambda x, y: y * y * y * -0.5)
 def rsqrt(x: Value) -> Value:
     return 1 / x.sqrt()
 
@@ -327,10 +362,9 @@ def sign(x: Value) -> Value:
     """−1, 0 or 1; 0 for NaN."""
     if x.dtype is bool_:
         return x
-    x = x.detach()
     if not x.dtype.is_signed:
         return where(x > 0, x.constant(1), 0)
-    return where(x > 0, x.constant(1), where(x < 0, x.constant(-1), 0))
+    return stepped(where(x > 0, x.constant(1), where(x < 0, x.constant(-1), 0)), x)
 
 
 def sign_bit(x: Value) -> Value:
@@ -376,19 +410,22 @@ def floor_divide(a: Value, b: Value) -> Value:
         return a / b
     if a.dtype not in _FORMATS:
         return floor_divide(a.cast(float32), b.cast(float32)).cast(a.dtype)
-    a, b = a.detach(), b.detach()
-    quotient = (a - floor_mod(a, b)) / b
-    nearest = round_(quotient)
-    return where(b.eq(0), a / b, where(quotient.magnitude() < INFINITY, nearest, floor(quotient)))
+    x, y = a.detach(), b.detach()
+    quotient = (x - floor_mod(x, y)) / y
+    nearest = where(quotient.magnitude() < INFINITY, round_(quotient), floor(quotient))
+    below = where(x.ne(0) & (x < 0).ne(y < 0), x.constant(-1), 0.0)
+    finite = where(y.magnitude().eq(INFINITY) & (x.magnitude() < INFINITY), below, nearest)
+    return stepped(where(y.eq(0), x / y, finite), a, b)
 
 
 def trunc_divide(a: Value, b: Value) -> Value:
     if a.dtype.is_float:
-        return trunc(a / b)
+        return stepped(trunc(a.detach() / b.detach()), a, b)
+    quotient = a / b
     if not a.dtype.is_signed:
-        return a / b
-    magnitude = absolute(a) / absolute(b)
-    return where((a < 0).ne(b < 0), -magnitude, magnitude)
+        return quotient
+    above = (quotient * b).ne(a) & (a < 0).ne(b < 0)  # |a| / |b| would overflow at the least integer
+    return where(above, quotient + 1, quotient)
 
 
 def floor_mod(a: Value, b: Value) -> Value:
@@ -397,8 +434,9 @@ def floor_mod(a: Value, b: Value) -> Value:
         return a - (a / b) * b
     if a.dtype not in _FORMATS:
         return floor_mod(a.cast(float32), b.cast(float32)).cast(a.dtype)
-    rest = trunc_mod(a, b)
-    return where(rest.ne(0) & (rest < 0).ne(b < 0), rest + b, rest)
+    x, y = a.detach(), b.detach()
+    rest = _exact_remainder(x, y)
+    return _remainder("mod", where(rest.ne(0) & (rest < 0).ne(y < 0), rest + y, rest), a, b)
 
 
 def trunc_mod(a: Value, b: Value) -> Value:
@@ -407,19 +445,27 @@ def trunc_mod(a: Value, b: Value) -> Value:
         return a - trunc_divide(a, b) * b
     if a.dtype not in _FORMATS:
         return trunc_mod(a.cast(float32), b.cast(float32)).cast(a.dtype)
+    return _remainder("fmod", _exact_remainder(a.detach(), b.detach()), a, b)
+
+
+def _remainder(name: str, value: Value, a: Value, b: Value) -> Value:
     if not (a.node.needs_gradient or b.node.needs_gradient):
-        return _exact_remainder(a, b)
-    value = _exact_remainder(a.detach(), b.detach())
-    sources = (value.node, a.node, b.node)
-    return Value(graph.custom(_REMAINDER, sources, a.dtype, a.node.shape))
+        return value
+    return Value(graph.custom(_REMAINDERS[name], (value.node, a.node, b.node), a.dtype, a.node.shape))
 
 
-def _remainder_adjoint(node: Node, grad: Node) -> tuple[Node, Node]:
-    a, b = Value(node.sources[1]), Value(node.sources[2])
-    return grad, (-(Value(grad) * trunc(a / b))).node
+def _remainder_template(name: str, divide: Callable[[Value, Value], Value]) -> GradientTemplate:
+    def adjoint(node: Node, grad: Node) -> tuple[Node, Node]:
+        a, b = Value(node.sources[1]), Value(node.sources[2])
+        return grad, (-(Value(grad) * divide(a, b))).node
+
+    return GradientTemplate(name, adjoint)
 
 
-_REMAINDER = GradientTemplate("fmod", _remainder_adjoint)
+_REMAINDERS = {
+    "mod": _remainder_template("mod", floor_divide),
+    "fmod": _remainder_template("fmod", trunc_divide),
+}
 
 
 def _exact_remainder(a: Value, b: Value) -> Value:

@@ -25,16 +25,16 @@ class Functions(Elementwise):
     def _apply(self, function: Function) -> Self:
         return self._wrap(function(Value(self.node)).node)
 
-    def _round(self, function: Function) -> Self:
-        return self._apply(function) if self.dtype.is_float else self
+    def _round(self, name: str, function: Function) -> Self:
+        return self._apply(function) if self.dtype.is_float else self._number(name)
 
     def sign(self) -> Self:
         """−1, 0 or 1, of this dtype; 0 for NaN."""
         return self._apply(formulas.sign)
 
     def square(self) -> Self:
-        """self · self."""
-        return self * self
+        """self · self, of the dtype of self ** 2."""
+        return self.pow(2)
 
     def sqrt(self) -> Self:
         """√x, correctly rounded; NaN below 0."""
@@ -134,19 +134,19 @@ class Functions(Elementwise):
 
     def floor(self) -> Self:
         """The largest integer that is not above x; integers stay."""
-        return self._round(formulas.floor)
+        return self._round("floor", formulas.floor)
 
     def ceil(self) -> Self:
         """The smallest integer that is not below x."""
-        return self._round(formulas.ceil)
+        return self._round("ceil", formulas.ceil)
 
     def round(self) -> Self:
         """The nearest integer, ties to even."""
-        return self._round(formulas.round_)
+        return self._round("round", formulas.round_)
 
     def trunc(self) -> Self:
         """The integer part, towards 0."""
-        return self._round(formulas.trunc)
+        return self._round("trunc", formulas.trunc)
 
     def isnan(self) -> Self:
         """Whether each element is NaN."""

@@ -1,4 +1,4 @@
-"""Products of matrices and their factorisations: a product is expand, multiply, reduce, and reaches the
+"""Products of matrices and tensors: a product is expand, multiply, reduce, and reaches the
 kernel so."""
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim
 from petaflop.tensor.base import TensorBase, common_dtype
 from petaflop.tensor.creation import Creation
-from petaflop.tensor.fault import fault
 from petaflop.tensor.precision import product_operands
 from petaflop.tensor.reduce import accumulate_dtype
 
@@ -22,7 +21,7 @@ __all__ = ["LinearAlgebra"]
 
 
 class LinearAlgebra(Creation):
-    """matmul, einsum, qr, svd."""
+    """matmul, einsum, linear and their kin."""
 
     __slots__ = ()
 
@@ -38,12 +37,11 @@ class LinearAlgebra(Creation):
         """
         right = self._lift(other)
         if not self.shape or not right.shape:
-            raise fault(
-                ShapeError, f"matmul: expected at least 1 axis, got {self._text()} and {right._text()}; use *"
+            raise ShapeError(
+                f"matmul: expected at least 1 axis, got {self._text()} and {right._text()}; use *"
             )
         if right.shape[-2 if right.ndim > 1 else -1] != self.shape[-1]:
-            raise fault(
-                ShapeError,
+            raise ShapeError(
                 f"matmul: expected an inner size of {self.shape[-1]}, got {self._text()} @ {right._text()}"
                 + _transposed_hint(self, right),
             )
@@ -89,8 +87,7 @@ class LinearAlgebra(Creation):
         """self @ weight.T + bias, with a weight of (out, in), as in PyTorch."""
         matrix = self._lift(weight)
         if matrix.ndim not in (1, 2) or not self.shape or matrix.shape[-1] != self.shape[-1]:
-            raise fault(
-                ShapeError,
+            raise ShapeError(
                 f"linear: expected a weight (out, {self.shape[-1] if self.shape else 'in'}), "
                 f"got {matrix._text()} for {self._text()}",
             )
@@ -105,8 +102,7 @@ class LinearAlgebra(Creation):
         RuntimeError for letters that disagree in size, ValueError for an equation that says nothing.
         """
         if not isinstance(self, str):
-            raise fault(
-                ArgumentError,
+            raise ArgumentError(
                 "einsum: expected the equation first, got a tensor; Tensor.einsum('ij,jk', a, b)",
             )
         listed = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
@@ -126,9 +122,7 @@ def _broadcast_batch(a: Any, b: Any, left: tuple[Dim, ...], right: tuple[Dim, ..
     left, right = (1,) * (rank - len(left)) + left, (1,) * (rank - len(right)) + right
     for x, y in zip(left, right, strict=True):
         if x != y and 1 not in (x, y):
-            raise fault(
-                ShapeError, f"matmul: expected batch axes that broadcast, got {a._text()} @ {b._text()}"
-            )
+            raise ShapeError(f"matmul: expected batch axes that broadcast, got {a._text()} @ {b._text()}")
     return tuple(y if x == 1 else x for x, y in zip(left, right, strict=True))
 
 
@@ -137,11 +131,9 @@ def _einsum(equation: str, tensors: list[Any]) -> Any:
     inputs, arrow, output = text.partition("->")
     terms = inputs.split(",")
     if not tensors or len(terms) != len(tensors):
-        raise fault(
-            ArgumentError, f"einsum: expected {len(terms)} operands for {equation!r}, got {len(tensors)}"
-        )
+        raise ArgumentError(f"einsum: expected {len(terms)} operands for {equation!r}, got {len(tensors)}")
     if not set(text) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,->"):
-        raise fault(ArgumentError, f"einsum: expected letters, commas, ... and ->, got {equation!r}")
+        raise ArgumentError(f"einsum: expected letters, commas, ... and ->, got {equation!r}")
     labels = [_labels(equation, term, tensor) for term, tensor in zip(terms, tensors, strict=True)]
     dots = max(([label for label in row if isinstance(label, int)] for row in labels), key=len)
     if arrow:
@@ -157,14 +149,10 @@ def _einsum(equation: str, tensors: list[Any]) -> Any:
                 if isinstance(label, int) and sizes[label] == 1:
                     sizes[label] = size
                 elif not (isinstance(label, int) and size == 1):
-                    raise fault(
-                        ShapeError, f"einsum: expected one size of {label!r}, got {sizes[label]} and {size}"
-                    )
+                    raise ShapeError(f"einsum: expected one size of {label!r}, got {sizes[label]} and {size}")
     missing = [label for label in wanted if label not in sizes]
     if missing or len(set(wanted)) != len(wanted):
-        raise fault(
-            ArgumentError, f"einsum: expected each output letter once and in an input, got {equation!r}"
-        )
+        raise ArgumentError(f"einsum: expected each output letter once and in an input, got {equation!r}")
     kind = common_dtype(tensors)
     wide = accumulate_dtype(kind)
     full = tuple(sizes[label] for label in every)
@@ -180,12 +168,10 @@ def _labels(equation: str, term: str, tensor: Any) -> list[Any]:
     """A letter for each axis; negative numbers for the axes of '...', aligned at the right."""
     before, dots, after = term.partition("...")
     if "." in before + after:
-        raise fault(ArgumentError, f"einsum: expected at most one ... per operand, got {equation!r}")
+        raise ArgumentError(f"einsum: expected at most one ... per operand, got {equation!r}")
     extra = tensor.ndim - len(before) - len(after)
     if extra < 0 or (extra and not dots):
-        raise fault(
-            ShapeError, f"einsum: expected {len(before + after)} axes for {term!r}, got {tensor._text()}"
-        )
+        raise ShapeError(f"einsum: expected {len(before + after)} axes for {term!r}, got {tensor._text()}")
     return [*before, *range(-extra, 0), *after]
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Self
 
 from petaflop.dtype import int32
-from petaflop.errors import ArgumentError, DTypeError, ShapeError
+from petaflop.errors import ArgumentError, DTypeError
 from petaflop.graph import node as graph
-from petaflop.tensor.fault import fault
 from petaflop.tensor.nets import Nets
 
 __all__ = ["Losses"]
@@ -25,15 +24,14 @@ class Losses(Nets):
         if reduction == "sum":
             return self.sum()
         if reduction != "mean":
-            raise fault(ArgumentError, f"{name}: expected reduction mean, sum or none, got {reduction!r}")
+            raise ArgumentError(f"{name}: expected reduction mean, sum or none, got {reduction!r}")
         return self.mean() if total is None else self.sum() / total
 
     def _picked_class(self, name: str, target: Any, axis: int) -> tuple[Any, Any]:
         """(the target with a class axis of size 1, where each class is the target's)."""
         expected = self.shape[:axis] + self.shape[axis + 1 :]
         if target.shape != expected:
-            raise fault(
-                ShapeError,
+            raise ArgumentError(
                 f"{name}: expected a target of {list(expected)} for {self._text()}, got {target._text()}",
             )
         wide = target.detach().cast(int32).unsqueeze(axis)
@@ -50,7 +48,7 @@ class Losses(Nets):
         """
         labels = self._lift(target)
         if not labels.dtype.is_integer:
-            raise fault(DTypeError, f"nll_loss: expected integer targets, got {labels.dtype}")
+            raise DTypeError(f"nll_loss: expected integer targets, got {labels.dtype}")
         axis = 0 if self.ndim == 1 else 1
         wide, chosen = self._picked_class("nll_loss", labels, axis)
         losses = -(chosen.where(self, 0.0).sum(axis))
@@ -78,9 +76,7 @@ class Losses(Nets):
         0.6931
         """
         if not 0 <= label_smoothing <= 1:
-            raise fault(
-                ArgumentError, f"cross_entropy: expected 0 <= label_smoothing <= 1, got {label_smoothing}"
-            )
+            raise ArgumentError(f"cross_entropy: expected 0 <= label_smoothing <= 1, got {label_smoothing}")
         labels = self._lift(target)
         axis = 0 if self.ndim == 1 else 1
         logs = self.log_softmax(axis)
@@ -104,9 +100,7 @@ class Losses(Nets):
     def _soft_entropy(self, target: Any, weight: Any, reduction: str, smoothing: float, axis: int) -> Self:
         """Log-probabilities against probabilities; the mean is over the batch."""
         if target.shape != self.shape:
-            raise fault(
-                ShapeError, f"cross_entropy: expected probabilities {self._text()}, got {target._text()}"
-            )
+            raise ArgumentError(f"cross_entropy: expected probabilities {self._text()}, got {target._text()}")
         classes = float(self._known_size(axis))
         wanted = target * (1 - smoothing) + smoothing / classes if smoothing else target
         terms = self * wanted
@@ -147,5 +141,5 @@ class Losses(Nets):
     def _same(self, name: str, target: Any) -> Any:
         labels = self._lift(target)
         if labels.shape != self.shape:
-            raise fault(ShapeError, f"{name}: expected a target of {list(self.shape)}, got {labels._text()}")
+            raise ArgumentError(f"{name}: expected a target of {list(self.shape)}, got {labels._text()}")
         return labels if labels.dtype.is_float else labels.cast(self.dtype)

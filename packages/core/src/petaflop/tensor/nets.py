@@ -13,7 +13,6 @@ from petaflop.errors import ArgumentError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.tensor.convolution import Convolution
-from petaflop.tensor.fault import fault
 from petaflop.tensor.precision import product_operands
 from petaflop.tensor.reduce import accumulate_dtype
 
@@ -67,11 +66,9 @@ class Nets(Convolution):
         `enable_gqa` repeats heads (axis −3) of key and value.
         """
         if is_causal and attn_mask is not None:
-            raise fault(ArgumentError, "attention: expected attn_mask or is_causal, got both")
+            raise ArgumentError("attention: expected attn_mask or is_causal, got both")
         if min(self.ndim, key.ndim, value.ndim) < 2:
-            raise fault(
-                ShapeError, f"attention: expected (…, tokens, size), got {self._text()}, {key._text()}"
-            )
+            raise ShapeError(f"attention: expected (…, tokens, size), got {self._text()}, {key._text()}")
         if enable_gqa:
             key = key.repeat_interleave(self.shape[-3] // key.shape[-3], -3)
             value = value.repeat_interleave(self.shape[-3] // value.shape[-3], -3)
@@ -108,15 +105,14 @@ class Nets(Convolution):
         rank = self.ndim - 2
         known = {"nearest", "nearest-exact", "linear", "bilinear", "trilinear", "bicubic", "area"}
         if rank < 1 or mode not in known:
-            raise fault(
-                ArgumentError,
+            raise ArgumentError(
                 f"interpolate: expected (N, C, *spatial) and one of {sorted(known)}, got {mode!r}",
             )
         if (size is None) == (scale_factor is None):
-            raise fault(ArgumentError, "interpolate: expected size or scale_factor, got both or neither")
+            raise ArgumentError("interpolate: expected size or scale_factor, got both or neither")
         if align_corners is not None and mode in ("nearest", "nearest-exact", "area"):
-            raise fault(
-                ArgumentError, f"interpolate: expected align_corners with linear or cubic modes, got {mode!r}"
+            raise ArgumentError(
+                f"interpolate: expected align_corners with linear or cubic modes, got {mode!r}"
             )
         inputs = [self._known_size(2 + k) for k in range(rank)]
         factors: list[float | None] = [None] * rank
@@ -128,7 +124,7 @@ class Nets(Convolution):
             assert size is not None
             outputs = [size] * rank if isinstance(size, int) else [int(n) for n in size]
         if len(outputs) != rank or min(outputs) < 1:
-            raise fault(ShapeError, f"interpolate: expected {rank} sizes >= 1, got {outputs}")
+            raise ShapeError(f"interpolate: expected {rank} sizes >= 1, got {outputs}")
         result = self
         for k, (n, m, factor) in enumerate(zip(inputs, outputs, factors, strict=True)):
             if mode == "area":

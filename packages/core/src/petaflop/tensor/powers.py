@@ -11,6 +11,7 @@ from petaflop.tensor.formulas import (
     INFINITY,
     LN2,
     LOG2E,
+    LOG2E_REST,
     _halves,
     floor,
     horner,
@@ -38,8 +39,8 @@ def power_constant(x: Value, exponent: float) -> Value | None:
         return None
     if (exponent > _MOST_MULTIPLIES and x.dtype.is_float) or exponent < -8:
         return None
-    result = _by_squaring(x, abs(int(exponent)))
-    return 1 / result if exponent < 0 else result
+    # the inverse first: x ** 3 may overflow where x ** -3 is a number
+    return _by_squaring(1 / x if exponent < 0 else x, abs(int(exponent)))
 
 
 def _by_squaring(x: Value, exponent: int) -> Value:
@@ -96,7 +97,8 @@ def _power(x: Value, y: Value) -> Value:
     error = error + y * low
     error = where(error.magnitude() < 1.0, error, 0.0)
     value = product.exp2() * (error * LN2 + 1)
-    value = where((product.magnitude() < INFINITY) & size.ne(0), value, (size.log2() * y).exp2())
+    ordinary = (product.magnitude() < INFINITY) & size.ne(0) & (size < INFINITY)
+    value = where(ordinary, value, (size.log2() * y).exp2())
     whole = floor(y).eq(y)
     odd = whole & floor(y * 0.5).ne(y * 0.5)
     negative = (x < 0) | (x.eq(0) & ((1 / x) < 0))
@@ -126,7 +128,7 @@ def _log2_pair(x: Value) -> tuple[Value, Value]:
     factor = 2 * LOG2E
     first = _halves(factor, form.mantissa + 1)
     main, lower = two_product(s, s.constant(first))
-    lower = lower + s * (factor - first) + rest * factor + s * z * horner("log2", z) * factor
+    lower = lower + s * (factor - first + 2 * LOG2E_REST) + rest * factor + s * z * horner("log2", z) * factor
     total = whole + main
     carry = where(whole.eq(0), 0.0, (whole - total) + main)
     rest = carry + lower

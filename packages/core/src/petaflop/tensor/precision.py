@@ -9,7 +9,7 @@ from typing import Any
 from petaflop.dtype import DType, bfloat16, to_dtype
 from petaflop.errors import DTypeError
 
-__all__ = ["autocast", "product_dtype", "product_operands"]
+__all__ = ["autocast", "autocast_dtype", "product_dtype", "product_operands"]
 
 
 class _State(threading.local):
@@ -17,6 +17,11 @@ class _State(threading.local):
 
 
 _state = _State()
+
+
+def autocast_dtype() -> DType | None:
+    """The dtype of the `autocast` block that this thread is in."""
+    return _state.dtype
 
 
 def product_dtype(dtype: DType) -> DType:

@@ -23,7 +23,6 @@ from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, Expr, product
 from petaflop.tensor import formulas
 from petaflop.tensor.creation import checked_shape
-from petaflop.tensor.fault import fault
 from petaflop.tensor.linalg import LinearAlgebra
 from petaflop.tensor.mode import no_grad
 from petaflop.tensor.threefry import threefry
@@ -48,11 +47,11 @@ class Random(LinearAlgebra):
         >>> Tensor.manual_seed(1)
         """
         if not -(1 << 63) <= seed < 1 << 64:
-            raise fault(ArgumentError, f"manual_seed: expected a 64-bit integer, got {seed}")
+            raise ArgumentError(f"manual_seed: expected a 64-bit integer, got {seed}")
         with _lock:
             _seed[0] = seed % (1 << 64)
             for state in _states.values():  # the tensors stay: captured functions hold them
-                state._node = _state_node(state.device)
+                state._replace(_state_node(state.device))
 
     @classmethod
     def _state(cls, device: str) -> Any:
@@ -168,10 +167,10 @@ class Random(LinearAlgebra):
         sizes = checked_shape("randint", shape)
         kind = int32 if dtype is None else to_dtype(dtype)
         if not low < high:
-            raise fault(ArgumentError, f"randint: expected low < high, got {low} and {high}")
+            raise ArgumentError(f"randint: expected low < high, got {low} and {high}")
         span = high - low
         if span > 1 << 32:
-            raise fault(ArgumentError, f"randint: expected a range of at most 2**32, got {span}")
+            raise ArgumentError(f"randint: expected a range of at most 2**32, got {span}")
         # ⌊word · span / 2^32⌋ by 64-bit multiplication: a bias below span / 2^32
         scaled = (cls._words(sizes, device).cast(uint64) * span) / (1 << 32)
         return cls._drawn(scaled.cast(int64) + low, kind, device, requires_grad)
@@ -189,7 +188,11 @@ class Random(LinearAlgebra):
         """Uniform in [low, high)."""
         kind = _float("uniform", dtype)
         value = cls._uniform(checked_shape("uniform", shape), kind, device)
-        return cls._drawn(value * (high - low) + low, kind, device, requires_grad)
+        drawn = (value * (high - low) + low).cast(kind)
+        if low < high:  # rounding may reach the bound
+            greatest = np.nextafter(kind.numpy.type(high), kind.numpy.type(low))
+            drawn = drawn.minimum(float(greatest))
+        return cls._drawn(drawn, kind, device, requires_grad)
 
     @classmethod
     def normal(
@@ -238,7 +241,7 @@ class Random(LinearAlgebra):
         """Each element 0 with probability p, the others divided by 1 − p; the input itself when not
         training."""
         if not 0 <= p <= 1:
-            raise fault(ArgumentError, f"dropout: expected 0 <= p <= 1, got {p}")
+            raise ArgumentError(f"dropout: expected 0 <= p <= 1, got {p}")
         if not training or p == 0:
             return self
         if p == 1:
@@ -250,14 +253,14 @@ class Random(LinearAlgebra):
 def _float(name: str, dtype: Any) -> DType:
     kind = default_float if dtype is None else to_dtype(dtype)
     if not kind.is_float:
-        raise fault(DTypeError, f"{name}: expected a float dtype, got {kind}; use randint for integers")
+        raise DTypeError(f"{name}: expected a float dtype, got {kind}; use randint for integers")
     return kind
 
 
 def _known(name: str, sizes: tuple[Any, ...]) -> int:
     total = product(sizes)
     if not isinstance(total, int) or total < 1:
-        raise fault(ShapeError, f"{name}: expected known sizes above 0, got {list(sizes)}")
+        raise ShapeError(f"{name}: expected known sizes above 0, got {list(sizes)}")
     return total
 
 

@@ -10,13 +10,13 @@ import math
 from typing import Any, Self
 
 from petaflop.dtype import DType, bool_, float32, int32, int64, to_dtype, uint64
-from petaflop.errors import DTypeError, IndexRangeError
+from petaflop.errors import DTypeError, IndexRangeError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, product
+from petaflop.tensor import formulas
 from petaflop.tensor.base import float_dtype
-from petaflop.tensor.fault import fault
 from petaflop.tensor.functions import Functions
 from petaflop.tensor.value import Value, where
 
@@ -65,22 +65,26 @@ class Reductions(Functions):
 
     def _not_empty(self, name: str, axes: tuple[int, ...]) -> None:
         if any(self.shape[axis] == 0 for axis in axes):
-            raise fault(
-                IndexRangeError, f"{name}: expected at least one element along {axes}, got {self._text()}"
-            )
+            raise IndexRangeError(f"{name}: expected at least one element along {axes}, got {self._text()}")
+
+    def _extreme_axes(self, name: str, axis: Any) -> tuple[int, ...]:
+        """The axes of max or min: RuntimeError for an empty tensor, IndexError for an empty axis."""
+        if axis is None and self.numel() == 0:
+            raise ShapeError(f"{name}: expected at least one element, got {self._text()}")
+        axes = self._axes(name, axis)
+        self._not_empty(name, axes)
+        return axes
 
     def max(self, axis: Any = None, keepdim: bool = False, *, dim: Any = None) -> Self:
         """The largest element along axes; NaN if there is one. Gradients are shared among equal maxima."""
-        axes = self._axes("max", dim if axis is None else axis)
-        self._not_empty("max", axes)
+        axes = self._extreme_axes("max", dim if axis is None else axis)
         return self._fold(Op.MAX, axes, keepdim)
 
     amax = max
 
     def min(self, axis: Any = None, keepdim: bool = False, *, dim: Any = None) -> Self:
         """The smallest element along axes; NaN if there is one."""
-        axes = self._axes("min", dim if axis is None else axis)
-        self._not_empty("min", axes)
+        axes = self._extreme_axes("min", dim if axis is None else axis)
         return self._mirrored()._fold(Op.MAX, axes, keepdim)._mirrored()
 
     amin = min
@@ -91,7 +95,7 @@ class Reductions(Functions):
 
     def _float(self, name: str) -> Self:
         if not self.dtype.is_float:
-            raise fault(DTypeError, f"{name}: expected a float tensor, got {self.dtype}; cast it first")
+            raise DTypeError(f"{name}: expected a float tensor, got {self.dtype}; cast it first")
         return self
 
     def _count(self, axes: tuple[int, ...]) -> Dim:
@@ -122,8 +126,7 @@ class Reductions(Functions):
         total = (centered * centered).sum(axes, keepdim=True)
         count = source._count(axes)
         if isinstance(count, int):
-            rest = max(count - correction, 0.0)
-            variance = total / rest if rest else total * float("nan") if total.numel() else total
+            variance = total / max(count - correction, 0.0)  # by 0 it is infinite or NaN, as in PyTorch
         else:
             divisor = self._wrap(graph.cast(graph.variable(count), total.dtype)) - correction
             variance = total / divisor.maximum(0.0)
@@ -142,14 +145,18 @@ class Reductions(Functions):
 
     def std(self, axis: Any = None, correction: float = 1, keepdim: bool = False, *, dim: Any = None) -> Self:
         """The standard deviation along axes."""
-        return self.var(axis, correction, keepdim, dim=dim).sqrt()
+        return self.var(axis, correction, keepdim, dim=dim)._root()
 
     def std_mean(
         self, axis: Any = None, correction: float = 1, keepdim: bool = False, *, dim: Any = None
     ) -> tuple[Self, Self]:
         """(standard deviation, mean) along axes."""
         variance, mean = self.var_mean(axis, correction, keepdim, dim=dim)
-        return variance.sqrt(), mean
+        return variance._root(), mean
+
+    def _root(self) -> Self:
+        """The square root of a sum of squares, with a gradient of 0 where that is 0, as in PyTorch."""
+        return self._apply(formulas.root)
 
     def any(self, axis: Any = None, keepdim: bool = False, *, dim: Any = None) -> Self:
         """Whether any element along axes is not 0."""
@@ -240,8 +247,10 @@ class Reductions(Functions):
         if p == 1:
             return abs(self).sum(axes, keepdim)  # type: ignore[return-value]
         if p == 2:
-            return (self * self).sum(axes, keepdim).sqrt()
-        return (abs(self) ** p).sum(axes, keepdim) ** (1 / p)
+            return (self * self).sum(axes, keepdim)._root()
+        total = (abs(self) ** p).sum(axes, keepdim)
+        zero = total.eq(0)  # where the gradient is 0
+        return zero.where(0.0, zero.where(1.0, total) ** (1 / p))
 
     def normalize(self, p: float = 2.0, axis: int = 1, eps: float = 1e-12, *, dim: int | None = None) -> Self:
         """x / max(norm(x), eps) along an axis."""
@@ -292,6 +301,10 @@ class Reductions(Functions):
     def logcumsumexp(self, axis: int = 0, *, dim: int | None = None) -> Self:
         """log of the running Σ exp along an axis, relative to the running maximum."""
         number = self._axis("logcumsumexp", axis if dim is None else dim)
+        source = self.cast(float_dtype(self.dtype))
+        return source.cast(accumulate_dtype(source.dtype))._log_of_running(number).cast(source.dtype)
+
+    def _log_of_running(self, number: int) -> Self:
         if not self.shape:
             return self
         size = self.shape[number]

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+import numpy as np
+
 from petaflop.dtype import float32, int32, uint32
-from petaflop.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
+from petaflop.errors import ArgumentError, DTypeError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
-from petaflop.tensor.fault import fault
-from petaflop.tensor.indexing import Indexing
+from petaflop.tensor.gathering import Gathering
 from petaflop.tensor.value import Value, where
 
 __all__ = ["Sorting"]
@@ -22,7 +23,7 @@ __all__ = ["Sorting"]
 _MAX_COUNTED = 1024  # up to here n² comparisons are one kernel; beyond, a network of log² n stages
 
 
-class Sorting(Indexing):
+class Sorting(Gathering):
     """sort, argsort, topk, and what draws by weight."""
 
     __slots__ = ()
@@ -45,7 +46,7 @@ class Sorting(Indexing):
             return self._wrap(graph.const(0, int32))
         size = self.shape[axis]
         if not isinstance(size, int):
-            raise fault(ShapeError, f"sort: expected a known size along axis {axis}, got {size}")
+            raise ShapeError(f"sort: expected a known size along axis {axis}, got {size}")
         last = self.detach().movedim(axis, -1)
         found = last._counted_order(descending) if size <= _MAX_COUNTED else last._network_order(descending)
         return found.movedim(-1, axis)
@@ -68,21 +69,28 @@ class Sorting(Indexing):
         stages = (size - 1).bit_length()
         full = 1 << stages
         widths = ((0, 0),) * (self.ndim - 1) + ((0, full - size),)
-        keys = view.pad(self.node, widths)
+        keys = graph.realize(view.pad(self.node, widths))
         order = graph.iota(keys.shape, self.ndim - 1)
+        order = graph.realize(order)
+        powers = [self._power_of_two(bit, keys.shape) for bit in range(stages + 1)]
         for stage in range(1, stages + 1):
             for step in range(stage - 1, -1, -1):
-                keys, order = _exchange(keys, order, stage, step, size, descending)
-            # one stage is computed before the next: a chain of all would be one huge kernel
-            keys, order = graph.realize(keys), graph.realize(order)
+                keys, order = _exchange(keys, order, powers[step], powers[stage], size, descending)
+                # stored after each step: what reads two elements that read two elements … grows as fast as 2ⁿ
+                keys, order = graph.realize(keys), graph.realize(order)
         return self._wrap(order)._part(self.ndim - 1, 0, size)
+
+    def _power_of_two(self, bit: int, shape: Any) -> Value:
+        """2^bit as data: so every step of a network is the same kernel."""
+        number = type(self)(np.array(1 << bit, np.int32), device=self.device)
+        return Value(number.expand(shape).node)
 
     def topk(self, k: int, dim: int = -1, largest: bool = True, sorted_: bool = True) -> tuple[Self, Self]:
         """(the k largest, their int32 indices) along an axis, in order; the smallest with `largest=False`."""
         axis = self._axis("topk", dim)
         size = self.shape[axis] if self.shape else 1
         if not 0 <= k <= size:
-            raise fault(ShapeError, f"topk: expected 0 <= k <= {size}, got {k} for {self._text()}")
+            raise ShapeError(f"topk: expected 0 <= k <= {size}, got {k} for {self._text()}")
         values, order = self.sort(dim, descending=largest)
         if not self.shape:
             return values, order
@@ -92,7 +100,7 @@ class Sorting(Indexing):
         """(the k-th smallest, its index) along an axis; k counts from 1."""
         axis = self._axis("kthvalue", dim)
         if not 1 <= k <= self.shape[axis]:
-            raise fault(IndexRangeError, f"kthvalue: expected 1 <= k <= {self.shape[axis]}, got {k}")
+            raise ArgumentError(f"kthvalue: expected 1 <= k <= {self.shape[axis]}, got {k}")
         parts = tuple(part._part(axis, k - 1, k) for part in self.sort(dim))
         return (parts[0], parts[1]) if keepdim else (parts[0].squeeze(axis), parts[1].squeeze(axis))
 
@@ -105,11 +113,9 @@ class Sorting(Indexing):
         these probabilities.
         """
         if self.ndim not in (1, 2) or num_samples < 1:
-            raise fault(
-                ArgumentError, f"multinomial: expected 1 or 2 axes and samples > 0, got {self._text()}"
-            )
+            raise ArgumentError(f"multinomial: expected 1 or 2 axes and samples > 0, got {self._text()}")
         if not self.dtype.is_float:
-            raise fault(DTypeError, f"multinomial: expected float weights, got {self.dtype}")
+            raise DTypeError(f"multinomial: expected float weights, got {self.dtype}")
         weights = self.detach().cast(float32)
         if replacement:
             running = weights.cumsum(-1)
@@ -118,9 +124,7 @@ class Sorting(Indexing):
             below = running.unsqueeze(-2) <= drawn.unsqueeze(-1)
             return below.cast(int32).sum(-1).clamp(max=self.shape[-1] - 1)
         if isinstance(self.shape[-1], int) and num_samples > self.shape[-1]:
-            raise fault(
-                ShapeError, f"multinomial: expected at most {self.shape[-1]} samples, got {num_samples}"
-            )
+            raise ShapeError(f"multinomial: expected at most {self.shape[-1]} samples, got {num_samples}")
         uniform = 1 - self.rand(*self.shape, device=self.device)  # (0, 1]
         return (-(uniform.log()) / weights).topk(num_samples, largest=False)[1]
 
@@ -128,7 +132,7 @@ class Sorting(Indexing):
     def randperm(cls, n: int, dtype: Any = None, device: str | None = None) -> Self:
         """A random order of 0 … n − 1, int32 unless told."""
         if n < 0:
-            raise fault(ShapeError, f"randperm: expected n >= 0, got {n}")
+            raise ShapeError(f"randperm: expected n >= 0, got {n}")
         if n == 0:
             return cls.zeros(0, dtype=dtype or int32, device=device)
         drawn = cls._drawn(cls._words((n,), device), uint32, device, False)
@@ -149,21 +153,15 @@ def _ties(a: Value, b: Value) -> Value:
 
 
 def _exchange(
-    keys: Node, order: Node, stage: int, step: int, size: int, descending: bool
+    keys: Node, order: Node, distance: Value, span: Value, size: int, descending: bool
 ) -> tuple[Node, Node]:
-    """One step of the network: each element against its partner 2^step away."""
-    shape = keys.shape
-    full = int(shape[-1])
-    pairs = (*shape[:-1], full >> (step + 1), 2, 1 << step)
-    axis = len(pairs) - 2
-
-    def partner(node: Node) -> Value:
-        return Value(view.reshape(view.flip(view.reshape(node, pairs), (axis,)), shape))
-
-    position = Value(graph.iota(shape, len(shape) - 1))
-    upper = ((position / (1 << step)) & 1).ne(0)
-    falling = ((position / (1 << stage)) & 1).ne(0)
-    mine, mine_order, other, other_order = Value(keys), Value(order), partner(keys), partner(order)
+    """One step of the network: each element against its partner `distance` away, up or down by `span`."""
+    axis = len(keys.shape) - 1
+    position = Value(graph.iota(keys.shape, axis))
+    partner = (position ^ distance).node
+    mine, mine_order = Value(keys), Value(order)
+    other, other_order = Value(graph.gather(keys, partner, axis)), Value(graph.gather(order, partner, axis))
+    upper, falling = (position & distance).ne(0), (position & span).ne(0)
     other_pad, mine_pad = other_order > size - 1, mine_order > size - 1
     known = _comes_before(other, mine, descending) | (_ties(other, mine) & (other_order < mine_order))
     before = where(mine_pad.ne(other_pad), mine_pad, where(mine_pad, other_order < mine_order, known))

@@ -11,7 +11,6 @@ from petaflop.graph import node as graph
 from petaflop.graph.node import Node
 from petaflop.ir.custom import GradientTemplate
 from petaflop.tensor.core import Tensor
-from petaflop.tensor.fault import fault
 
 __all__ = ["grad"]
 
@@ -35,14 +34,11 @@ def grad(function: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> C
         arguments = list(args)
         for number in numbers:
             if not -len(args) <= number < len(args):
-                raise fault(
-                    ArgumentError, f"grad: expected argnums among {len(args)} arguments, got {number}"
-                )
+                raise ArgumentError(f"grad: expected argnums among {len(args)} arguments, got {number}")
             arguments[number] = _own(args[number])
         result = function(*arguments, **options)
         if not isinstance(result, Tensor):
-            raise fault(
-                ArgumentTypeError,
+            raise ArgumentTypeError(
                 f"grad: expected a function that returns a Tensor, got {type(result).__name__}",
             )
         targets = [arguments[number] for number in numbers]
@@ -59,9 +55,7 @@ def grad(function: Callable[..., Tensor], argnums: int | Sequence[int] = 0) -> C
 def _own(value: Any) -> Tensor:
     """An argument as a target of its own, through which the gradients of an outer `grad` still flow."""
     if not isinstance(value, Tensor):
-        raise fault(
-            ArgumentTypeError, f"grad: expected a Tensor to differentiate by, got {type(value).__name__}"
-        )
+        raise ArgumentTypeError(f"grad: expected a Tensor to differentiate by, got {type(value).__name__}")
     if not value.requires_grad:
         return value.detach().requires_grad_()
     template = GradientTemplate("argument", _pass)

@@ -13,9 +13,10 @@ from petaflop_onnx.host import normalize_axis
 from petaflop_onnx.table import Call
 from petaflop_onnx.tensors import DTYPES
 
-__all__ = ["Array", "legacy", "numbers", "onnx_dtype", "pad_with", "shape_of", "spatial_pads"]
+__all__ = ["Array", "legacy", "numbers", "onnx_dtype", "pad_with", "positions", "shape_of", "spatial_pads"]
 
 Array = np.ndarray[Any, Any]
+_MOST_PLACES = 1 << 26
 
 
 def onnx_dtype(number: int) -> DType:
@@ -28,6 +29,13 @@ def onnx_dtype(number: int) -> DType:
 def numbers(array: Array) -> list[Any]:
     """The elements of a host array as Python numbers."""
     return list(array.ravel().tolist())
+
+
+def positions(first: int, last: int) -> Array:
+    """The integers from `first` up to `last`; ValueError where there are more than a host should make."""
+    if last - first > _MOST_PLACES:
+        raise ValueError(f"sizes: expected an axis of at most {_MOST_PLACES}, got {last - first}")
+    return np.arange(first, last)
 
 
 def legacy(call: Call, a: Tensor, b: Tensor) -> Tensor:

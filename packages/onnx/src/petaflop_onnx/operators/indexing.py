@@ -41,11 +41,12 @@ def _gather_elements(call: Call, x: Tensor, index: Tensor) -> Tensor:
 
 def _flat_places(index: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Row-major places of index tuples, which lie along the last axis."""
-    place = None
-    for k, size in enumerate(sizes):
-        part = _wrapped(index[..., k], size)
-        place = part if place is None else place * size + part
-    assert place is not None
+    depth = shape_of(index)[-1] if index.ndim else 0
+    if not depth or depth != len(sizes):
+        raise ValueError(f"indices: expected tuples as long as there are axes to index, got {depth} numbers")
+    place = _wrapped(index[..., 0], sizes[0])
+    for k, size in enumerate(sizes[1:], 1):
+        place = place * size + _wrapped(index[..., k], size)
     return place
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from petaflop import Tensor
 from petaflop.dtype import from_numpy_dtype
 from petaflop_onnx.host import axes_of, normalize_axis, slices_of
-from petaflop_onnx.operators.common import Array, numbers, onnx_dtype, pad_with, shape_of
+from petaflop_onnx.operators.common import Array, numbers, onnx_dtype, pad_with, positions, shape_of
 from petaflop_onnx.table import Call, operator
 
 _SHAPES = (13, 14, 19, 21, 23, 24, 25)
@@ -174,18 +174,18 @@ def _pad_axis(mode: str, x: Tensor, axis: int, before: int, after: int) -> Tenso
     if (before, after) == (0, 0):
         return x
     size = shape_of(x)[axis]
-    places = np.arange(-before, size + after)
+    taken = positions(-before, size + after)
     if mode == "edge":
-        places = places.clip(0, size - 1)
+        taken = taken.clip(0, size - 1)
     elif mode == "wrap":
-        places = places % size
+        taken = taken % size
     elif mode == "reflect":
         period = max(2 * (size - 1), 1)
-        places = places % period
-        places = np.where(places >= size, period - places, places)
+        taken = taken % period
+        taken = np.where(taken >= size, period - taken, taken)
     else:
         raise ValueError(f"mode: expected constant, edge, reflect or wrap, got {mode!r}")
-    return x[(slice(None),) * axis + (Tensor(places.astype(np.int32), device=x.device),)]
+    return x[(slice(None),) * axis + (Tensor(taken.astype(np.int32), device=x.device),)]
 
 
 # ---- blocks ----
@@ -239,24 +239,26 @@ def _constant_of_shape(call: Call, shape: Array) -> Any:
         raise ValueError(f"input: expected sizes of 0 or more and one value, got {sizes} and {value.size}")
     if value.dtype.kind in "biu" and math.prod(sizes) <= 1024:
         return np.full(sizes, value.item(), value.dtype)
-    return Tensor.full(tuple(sizes), value.item(), dtype=from_numpy_dtype(value.dtype))
+    dtype = from_numpy_dtype(value.dtype)
+    return Tensor.full(tuple(sizes), value.item(), dtype=dtype, device=call.device)
 
 
 @operator("Range", 11, host=(0, 1, 2))
-def _range(_: Call, start: Array, stop: Array, step: Array) -> Tensor:
+def _range(call: Call, start: Array, stop: Array, step: Array) -> Tensor:
     if step.item() == 0:
         raise ValueError("delta: expected a number other than 0, got 0")
     count = max(0, math.ceil((stop.item() - start.item()) / step.item()))
     dtype = from_numpy_dtype(start.dtype)
     wide = dtype if dtype.is_float else from_numpy_dtype(np.dtype(np.int64))
-    return (Tensor.arange(count).cast(wide) * step.item() + start.item()).cast(dtype)
+    return (Tensor.arange(count, device=call.device).cast(wide) * step.item() + start.item()).cast(dtype)
 
 
 @operator("EyeLike", 9, 22)
 def _eye_like(call: Call, x: Tensor) -> Tensor:
     rows, columns = shape_of(x)
     dtype = x.dtype if call.get("dtype") is None else onnx_dtype(call["dtype"])
-    distance = Tensor.arange(columns).reshape(1, -1) - Tensor.arange(rows).reshape(-1, 1)
+    along, down = (Tensor.arange(size, device=x.device) for size in (columns, rows))
+    distance = along.reshape(1, -1) - down.reshape(-1, 1)
     return (distance == call["k"]).cast(dtype)
 
 

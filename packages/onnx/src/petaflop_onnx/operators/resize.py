@@ -10,7 +10,7 @@ import numpy as np
 
 from petaflop import Tensor
 from petaflop_onnx.host import normalize_axis
-from petaflop_onnx.operators.common import Array, numbers, shape_of
+from petaflop_onnx.operators.common import Array, numbers, positions, shape_of
 from petaflop_onnx.table import Call, operator
 
 
@@ -69,7 +69,7 @@ def _choose(table: dict[str, Any], call: Call, name: str, default: str) -> Any:
 def _resize_axis(call: Call, x: Tensor, axis: int, scale: float, wanted: int) -> Tensor:
     """One axis at a new size; the places and weights are constants."""
     size = shape_of(x)[axis]
-    out = np.arange(wanted, dtype=np.float64)
+    out = positions(0, wanted).astype(np.float64)
     default = "half_pixel" if call.operator == "Resize" and call.version > 10 else "asymmetric"
     place = _choose(_PLACES, call, "coordinate_transformation_mode", default)(out, scale, size, wanted)
     if call["mode"] == "nearest":
