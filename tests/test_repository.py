@@ -60,6 +60,13 @@ def test_requirements_have_a_floor_and_no_cap(package: Path) -> None:
         assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), requirement
 
 
+@pytest.mark.parametrize(("name", "most"), [("backend-minimal", 150), ("backend-c", 300)])
+def test_an_example_backend_fits_on_a_few_screens(name: str, most: int) -> None:
+    sources = ROOT.glob(f"examples/{name}/src/**/*.py")
+    lines = sum(tool("size").measure(path)[0] for path in sources)
+    assert 0 < lines < most
+
+
 def test_test_files_have_unique_names() -> None:
     names = Counter(
         path.name for path in [*ROOT.glob("packages/*/tests/**/test_*.py"), *ROOT.glob("tests/**/test_*.py")]

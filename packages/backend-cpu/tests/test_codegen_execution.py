@@ -35,6 +35,7 @@ from petaflop.dtype import (
     int64,
     uint8,
     uint32,
+    uint64,
 )
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, Variable, both, constant, greater_equal, less
@@ -179,6 +180,21 @@ def test_float64_to_narrow_rounds_once() -> None:
         expected = np.round(a / step) * step
         for got in both_plans(kernel, [a], np.zeros(100, dtype.numpy)):
             assert same(got.astype(np.float64), expected)
+
+
+@pytest.mark.parametrize("source", [int32, uint32, int64, uint64], ids=str)
+def test_integers_reach_bfloat16_with_one_rounding(source: DType) -> None:
+    """Just above and below a tie of 8 bits: 2^n + 2^(n-8) rounds down, one more rounds up by 2^(n-7)."""
+    places = [n for n in range(9, source.bits - 1) for _ in range(3)]
+    ties = [2**n + 2 ** (n - 8) for n in places]
+    numbers = [tie + (-1, 0, 1)[k % 3] for k, tie in enumerate(ties)]
+    expected = [2**n + (2 ** (n - 7) if k % 3 == 2 else 0) for k, n in enumerate(places)]
+    if source.kind == "i":
+        numbers, expected = numbers + [-x for x in numbers], expected + [-x for x in expected]
+    a = np.array(numbers, source.numpy)
+    kernel = elementwise(a.shape, [source], bfloat16, lambda x: value(Op.CAST, x, dtype=bfloat16))
+    for got in both_plans(kernel, [a], np.zeros(a.shape, bfloat16.numpy)):
+        assert [int(x) for x in got.astype(np.float64)] == expected
 
 
 def test_bitcast_and_bool_logic() -> None:

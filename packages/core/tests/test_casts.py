@@ -27,3 +27,23 @@ def test_a_cast_by_name(name: str, numpy: type) -> None:
 
 def test_bfloat16_rounds_to_nearest_even() -> None:
     assert Tensor([1.00390625, 1.01171875]).bfloat16().float().tolist() == [1.0, 1.015625]
+
+
+def rounded(number: int, bits: int) -> int:
+    """`number` to nearest even in so many significant bits, in integers alone."""
+    drop = max(abs(number).bit_length() - bits, 0)
+    half = (1 << drop) >> 1
+    kept, rest = abs(number) >> drop, abs(number) & ((1 << drop) - 1)
+    kept += rest > half or (rest == half and half > 0 and kept & 1)
+    return (kept << drop) * (1 if number >= 0 else -1)
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_integers_reach_bfloat16_with_one_rounding(width: int) -> None:
+    """Just above and below a tie of 8 bits, whose side a stop at float32 or float64 would lose."""
+    places = range(9, width - 1)
+    ties = [(1 << n) + (1 << (n - 8)) for n in places]
+    numbers = [sign * (tie + near) for tie in ties for near in (-1, 0, 1) for sign in (1, -1)]
+    values = np.array(numbers, f"int{width}")
+    got = Tensor(values).bfloat16().double().tolist()
+    assert [int(each) for each in got] == [rounded(number, 8) for number in numbers]

@@ -46,9 +46,14 @@ def cast_array(values: Array, dtype: DType) -> Array:
 
 def _round_once(values: Array, dtype: DType) -> Array:
     """Wide values as float32 rounded to odd: ml_dtypes goes through float32, and would round them twice."""
-    if dtype.mantissa not in range(1, 10) or values.dtype.itemsize < 8:
+    exact = 4 if values.dtype.kind in "fV" else 2  # bytes of what float32 holds as it is
+    if dtype.mantissa not in range(1, 10) or values.dtype.itemsize <= exact:
         return values
     wide = values.astype(np.float64)
+    if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
+        number = values.dtype.type
+        odd = (values & ~number(2047)) | np.where(values & number(2047), number(2048), number(0))
+        wide = np.where(np.abs(wide) < 2.0**53, wide, odd.astype(np.float64))
     near = wide.astype(np.float32)
     inexact = np.isfinite(near) & (near.astype(np.float64) != wide) & (near.view(np.uint32) & 1 == 0)
     toward = np.where(near.astype(np.float64) < wide, np.float32(np.inf), np.float32(-np.inf))

@@ -245,8 +245,10 @@ def cast(emit: Emit, name: str, source: DType, target: DType, width: int) -> str
 def _to_float(emit: Emit, name: str, source: DType, target: DType, width: int, a: str, b: str) -> str:
     if source.kind != "f":
         way = "sitofp" if source.kind == "i" else "uitofp"
-        if source.bits == 64 and target in _NARROW:
+        if source.bits >= 32 and target in _NARROW:
             wide = emit.line(f"{way} {a} {name} to {vector('double', width)}")
+            if source.bits == 64:
+                wide = _sticky(emit, name, wide, way, width)
             return round_narrow(emit, _round_to_odd(emit, wide, width), target, width)
         return round_narrow(emit, emit.line(f"{way} {a} {name} to {b}"), target, width)
     if source is float64 and target is not float64:
@@ -257,6 +259,19 @@ def _to_float(emit: Emit, name: str, source: DType, target: DType, width: int, a
         return name if source is float64 else emit.line(f"fpext {a} {name} to {b}")
     exact = target is float32 or source is target
     return name if exact else round_narrow(emit, name, target, width)
+
+
+def _sticky(emit: Emit, name: str, wide: str, way: str, width: int) -> str:
+    """A 64-bit integer as float64 rounded to odd, where it has more bits than that holds."""
+    word, double, flag = vector("i64", width), vector("double", width), vector("i1", width)
+    low = emit.line(f"and {word} {name}, {_integer(2047, width, 64)}")
+    inexact = emit.line(f"icmp ne {word} {low}, {_zero(width)}")
+    last = emit.line(f"select {flag} {inexact}, {word} {_integer(2048, width, 64)}, {word} {_zero(width)}")
+    high = emit.line(f"and {word} {name}, {_integer(-2048, width, 64)}")
+    odd = emit.line(f"{way} {word} {emit.line(f'or {word} {high}, {last}')} to {double}")
+    size = emit.call(f"llvm.fabs.{_suffix('double', width)}", double, f"{double} {wide}")
+    small = emit.line(f"fcmp olt {double} {size}, {literal(2.0**53, float64, width)}")
+    return emit.line(f"select {flag} {small}, {double} {wide}, {double} {odd}")
 
 
 def _round_to_odd(emit: Emit, name: str, width: int) -> str:
