@@ -60,6 +60,12 @@ def requirements() -> list[str]:
     return sorted(need for need in needs if need.split(">")[0] not in ours)
 
 
+def extras() -> list[str]:
+    """What the examples need besides: a type checker looks at all of it."""
+    tables = [METADATA[name]["project"].get("optional-dependencies", {}) for name in EXAMPLES]
+    return sorted({need for table in tables for needs in table.values() for need in needs})
+
+
 def wheel(package: str) -> Path:
     """The wheel that the `build` session made of a package."""
     stem = METADATA[package]["project"]["name"].replace("-", "_")
@@ -130,7 +136,7 @@ def build(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, format and types, and print the table of lines and tokens per file."""
-    session.install(*LINTERS, *TESTS, *requirements())
+    session.install(*LINTERS, *TESTS, *requirements(), *extras())
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     sources = [str(folder / "src") for folder in (PACKAGES | EXAMPLES).values()]
