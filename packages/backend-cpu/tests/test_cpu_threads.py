@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from kernels import Counts, load_add
 
+from petaflop import Tensor
 from petaflop.config import overrides
 from petaflop_cpu import threads as module
 from petaflop_cpu.backend import CpuBackend
@@ -83,6 +84,22 @@ def test_a_forked_child_has_a_team_of_its_own(three: CpuBackend) -> None:
     assert (counts.values[1:] == 2).all(), "the child's memory is its own"
     run_on_three(three, counts)
     assert (counts.values[1:] == 4).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_compiles_kernels_side_by_side() -> None:
+    def several_kernels(size: int) -> float:
+        ones = Tensor.ones(size, size, device="cpu").contiguous()
+        return float((ones @ ones @ ones).sum().item())
+
+    with overrides(cache=False):
+        several_kernels(21)  # the threads that compile are there now
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # ends the child if it waits for threads that only its parent has
+            os._exit(0 if several_kernels(22) == 22**4 else 1)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 PRELUDE = """

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from petaflop.dtype import float64
+from petaflop.dtype import float32, float64
+from petaflop.graph.node import compute, const, reduce
 from petaflop.graph.ops import Op
+from petaflop.realize import from_host
 from petaflop_conformance.experiment import DEVICES, Device, main, run
-from petaflop_conformance.oracle import RULES
+from petaflop_conformance.oracle import RULES, Oracle, judge
 
 GRAPHS = 120
 RIGHT = [device for device in DEVICES if device.fault is None] + [Device("float64, correct", float64)]
@@ -16,6 +19,18 @@ WRONG = [device for device in DEVICES if device.fault is not None]
 
 def test_every_op_has_a_rule() -> None:
     assert set(RULES) == set(Op)
+
+
+def test_an_open_sign_of_zero_stays_open() -> None:
+    """max(−0, 0) may be either; scaled by a small number, it still may."""
+    zeros = from_host(np.array([-0.0, 0.0], np.float32), "reference")
+    either = reduce(Op.MAX, zeros, (0,))
+    scaled = compute(Op.MUL, either, const(0.015625, float32, (1,)))
+    expected = Oracle({zeros: np.array([-0.0, 0.0], np.float32)})(scaled)
+    for zero in (0.0, -0.0):
+        assert judge(np.array([zero], np.float32), expected, float32).good
+    certain = Oracle({zeros: np.array([-0.0, 0.0], np.float32)})(compute(Op.MUL, zeros, zeros))
+    assert not judge(np.array([-0.0, 0.0], np.float32), certain, float32).good, "(−0)·(−0) is +0"
 
 
 @pytest.mark.parametrize("device", RIGHT, ids=lambda device: device.name)

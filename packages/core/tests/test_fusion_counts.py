@@ -145,3 +145,15 @@ def test_a_representation_computes_nothing() -> None:
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     assert launches(lambda: [repr(lazy), str(lazy), f"{lazy}", repr(model), repr(optimizer)]) == 0
     assert "lazy" in repr(lazy)
+
+
+def test_a_draw_computes_nothing_until_it_is_asked_for() -> None:
+    Tensor.rand(1).realize()
+    with profile() as recorded:
+        later = [Tensor.rand(5) for _ in range(3)]
+    assert not recorded.launches
+    values = [draw.tolist() for draw in reversed(later)]
+    assert len(np.unique(values)) == 15
+    with profile() as recorded:
+        Tensor.rand(5).realize()
+    assert len(recorded.launches) == 1

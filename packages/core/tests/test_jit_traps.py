@@ -440,6 +440,23 @@ def test_an_exception_inside_leaves_no_trace() -> None:
     assert (function(one()).item(), state.item()) == (20, 2)
 
 
+def test_tensors_made_inside_may_be_changed_in_place() -> None:
+    rows = Tensor.zeros(3, 2).realize()
+
+    @jit
+    def function(x: Tensor) -> Tensor:
+        doubled = x * 2
+        doubled += 1
+        rows[1] += doubled
+        weight = Tensor([3.0, 4.0], requires_grad=True)
+        (weight * doubled).sum().backward()
+        return weight.grad * 10
+
+    for number in (1, 2):
+        assert function(Tensor([1.0, 2.0])).tolist() == [30, 50]
+        assert rows.tolist() == [[0, 0], [3 * number, 5 * number], [0, 0]]
+
+
 # ---- threads ----
 
 

@@ -49,6 +49,9 @@ def _finish(
     special = ~np.logical_and.reduce([np.isfinite(source.value) for source in sources])
     free = np.logical_or.reduce([source.free for source in sources]) | unclear
     error = np.where(special, 0.0, error)
+    unsure = np.logical_or.reduce([source.uncertain for source in sources]) & ~special
+    # the sign of a zero stays open where that of an input was, though so small an error may have underflowed
+    error = np.where(unsure & (value == 0), np.maximum(error, SIGN_FREE), error)
     return rounded(value, error, free, dtype, ulps_of(op, dtype, policy), policy, contracted=op is Op.MUL)
 
 

@@ -56,6 +56,7 @@ class Weaver:
         self.oracle = Oracle({}, policy or Policy())
         self.inputs: dict[Node, Array] = {}
         self.pool: list[Node] = []
+        self.awkward = True  # whether an input may hold NaN, infinities and denormals
         self.used: list[str] = []
         self.shown: list[Node] = []  # values that are worth a look of their own
 
@@ -96,7 +97,7 @@ class Weaver:
             array = random.integers(*limits, shape, endpoint=True).astype(dtype.numpy)
         else:
             array = random.uniform(-4, 4, shape).astype(dtype.numpy)
-        if low == -100 and self.choose(range(8)) == 0:
+        if self.awkward and low == -100 and self.choose(range(8)) == 0:
             flat = array.reshape(-1)
             flat[: flat.size // 3] = random.choice(awkward(dtype), flat.size // 3)
         return self.add(array)

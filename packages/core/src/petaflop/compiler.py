@@ -83,6 +83,16 @@ def _side_by_side() -> ThreadPoolExecutor:
         return _pool
 
 
+def _forget_pool() -> None:
+    """In a forked child the threads of the pool do not exist, and its lock may be held by one of them."""
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
 def _cores() -> int:
     """The cores that this process may use; all there are where the system does not say."""
     if hasattr(os, "sched_getaffinity"):

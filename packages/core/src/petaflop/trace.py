@@ -134,7 +134,7 @@ class _Traced:
         known = {id(tensor) for tensor in (*self.stand_ins, *self.returned, *grads)}
 
         def strangers() -> list[Tensor]:
-            made = [tensor for each in self.log.made if (tensor := each()) is not None]
+            made = [tensor for each in self.log.made.values() if (tensor := each()) is not None]
             lazy = [t for t in made if id(t) not in known and not t._node.is_realized]
             return [t for t in lazy if t._node.op not in _CONSTANTS]
 

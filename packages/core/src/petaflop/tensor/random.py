@@ -1,14 +1,15 @@
 """Random tensors: Threefry over a counter that lives on the device and advances with each draw.
 
 Bits and uniform draws are equal on every device, normals within ULP. Because the counter is a tensor that is
-assigned to, a captured function draws new numbers at each replay.
+assigned to, a captured function draws new numbers at each replay. Outside of captures the tensor stays as it
+is, and the host counts what has been drawn since: a draw computes nothing.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -33,6 +34,17 @@ __all__ = ["Random"]
 _lock = threading.RLock()
 _states: dict[str, Any] = {}  # device → tensor uint32[4]: key, then the next counter, low word first
 _seed = [0]
+
+
+class _Drawn(NamedTuple):
+    """`total` numbers drawn since the state was `base`; `now` is what its tensor holds, not computed."""
+
+    base: Node
+    total: int
+    now: Node
+
+
+_drawn: dict[str, _Drawn] = {}
 
 
 class Random(LinearAlgebra):
@@ -68,21 +80,18 @@ class Random(LinearAlgebra):
         name = device or default_device()
         with _lock, no_grad():
             state = cls._state(name)
-            if not state._node.is_realized and not runtime.is_deferred():
-                state.realize()  # or each draw would repeat the steps of all that came before it
-            node = state._node
-            step = _as_uint32(count)
-            low, high = _word(node, 2, (1,)), _word(node, 3, (1,))
-            moved = low + step
-            carried = high + (moved < low).cast(uint32)
-            parts = [_word(node, 0, (1,)), _word(node, 1, (1,)), moved, carried]
-            state._take(_joined(parts))
+            if isinstance(count, int) and not runtime.is_deferred():
+                now, state_after = _counted(name, state, count)
+                state._replace(state_after)
+            else:
+                now = _state_words(state._node)
+                state._take(_joined(_moved(now, (_as_uint32(count), None))))
         shape = (count,)
         position = Value(graph.iota(shape, 0, uint32))
-        start = _word(node, 2, shape)
-        first = start + position
-        second = _word(node, 3, shape) + (first < start).cast(uint32)
-        return threefry((_word(node, 0, shape), _word(node, 1, shape)), (first, second))
+        key_low, key_high, low, high = (Value(view.expand(word.node, shape)) for word in now)
+        first = low + position
+        second = high + (first < low).cast(uint32)
+        return threefry((key_low, key_high), (first, second))
 
     @classmethod
     def _words(cls, shape: tuple[Dim, ...], device: str | None) -> Value:
@@ -269,9 +278,39 @@ def _state_node(device: str) -> Node:
     return runtime.from_host(words, device)
 
 
-def _word(state: Node, number: int, shape: tuple[Dim, ...]) -> Value:
-    """One word of the state in every element of a vector."""
-    return Value(view.expand(view.shrink(state, ((number, number + 1),)), shape))
+def _counted(device: str, state: Any, count: int) -> tuple[list[Value], Node]:
+    """The words before a draw of known size, and the state after it, counted on the host.
+
+    The count is data, not a constant of the kernel: every draw of one size has the same kernel.
+    """
+    drawn = _drawn.get(device)
+    if drawn is None or drawn.now is not state._node or state._node.is_realized:
+        state.realize()  # there already, but for what a draw of symbolic size left
+        drawn = _Drawn(state._node, 0, state._node)
+    words = _state_words(drawn.base)
+    total = drawn.total + count
+    after = _joined(_moved(words, _host_count(total, device)))
+    _drawn[device] = _Drawn(drawn.base, total, after)
+    return _moved(words, _host_count(drawn.total, device)), after
+
+
+def _host_count(count: int, device: str) -> tuple[Value, Value]:
+    data = runtime.from_host(np.array([count & 0xFFFFFFFF, count >> 32], np.uint32), device)
+    low, high = (Value(view.shrink(data, ((number, number + 1),))) for number in range(2))
+    return low, high
+
+
+def _state_words(state: Node) -> list[Value]:
+    """The four words of the state, each a vector of length 1."""
+    return [Value(view.shrink(state, ((number, number + 1),))) for number in range(4)]
+
+
+def _moved(words: list[Value], step: tuple[Value, Value | None]) -> list[Value]:
+    """The words of the state with a counter that is `step` (low and high word) further."""
+    key_low, key_high, low, high = words
+    moved = low + step[0]
+    carried = high + (moved < low).cast(uint32)
+    return [key_low, key_high, moved, carried if step[1] is None else carried + step[1]]
 
 
 def _row(node: Node, row: int, shape: tuple[Dim, ...]) -> Node:

@@ -19,12 +19,20 @@ __all__ = ["Log", "Watched", "logging"]
 
 @dataclass(slots=True)
 class Log:
-    """Tensors by identity, each with what it held before the first change."""
+    """Tensors by identity, each with what it held before the first change.
 
-    made: list[weakref.ref[Any]] = field(default_factory=list)
+    Those made meanwhile are not held, or it would be the log that keeps them; there is nothing to restore.
+    """
+
+    made: dict[int, weakref.ref[Any]] = field(default_factory=dict)
     nodes: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     grads: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     asked: dict[int, bool] = field(default_factory=dict)  # whether a gradient was None when first asked for
+
+    def is_older(self, tensor: Any) -> bool:
+        """Whether the tensor was there before the log."""
+        reference = self.made.get(id(tensor))
+        return reference is None or reference() is not tensor
 
     def restore(self) -> None:
         """Give every tensor back what it held."""
@@ -62,11 +70,11 @@ class Watched:
         """The value of a new tensor."""
         self._node, self._grad = node, None
         if (log := _watch.log) is not None:
-            log.made.append(weakref.ref(self))
+            log.made[id(self)] = weakref.ref(self)
 
     def _replace(self, node: Node) -> None:
         """Another value for this tensor."""
-        if (log := _watch.log) is not None:
+        if (log := _watch.log) is not None and log.is_older(self):
             log.nodes.setdefault(id(self), (self, self._node))
         self._node = node
 
@@ -79,6 +87,6 @@ class Watched:
 
     @grad.setter
     def grad(self, value: Self | None) -> None:
-        if (log := _watch.log) is not None:
+        if (log := _watch.log) is not None and log.is_older(self):
             log.grads.setdefault(id(self), (self, self._grad))
         self._grad = value
