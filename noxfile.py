@@ -42,7 +42,7 @@ try:
 except DeviceError as error:
     print(error)
 """  # prints why a backend has no device on this machine
-SUITES = {"petaflop.backends": "--petaflop-backend"}  # the kinds of plugin that the suite examines
+SUITES = {"petaflop.backends": "--petaflop-backend", "petaflop.quant": "--petaflop-scheme"}
 ALONE = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}  # their tests need no peer
 
 MAGIKA = "magika==1.0.3"
