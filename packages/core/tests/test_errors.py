@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from petaflop import Tensor, errors, nn, no_grad, optim
-from petaflop.errors import GradientError, NumericsError, PetaflopError
+from petaflop.errors import ArgumentTypeError, DTypeError, GradientError, NumericsError, PetaflopError
 from petaflop.jit import jit
 from petaflop.profile import profile
 
@@ -136,3 +136,20 @@ def test_a_replay_is_checked_too() -> None:
 
 def test_nothing_is_checked_unasked() -> None:
     assert np.isnan(Tensor([-1.0]).sqrt().item())
+
+
+def test_no_dtype_is_not_float64() -> None:
+    with pytest.raises(DTypeError, match="got None"):
+        Tensor([1]).cast(None)
+
+
+def test_a_seed_is_an_integer() -> None:
+    with pytest.raises(ArgumentTypeError, match="manual_seed"):
+        Tensor.manual_seed("1")  # type: ignore[arg-type]
+
+
+def test_scalars_are_formatted_as_numbers() -> None:
+    assert f"{Tensor(1.25) * 2:.3f} {Tensor(7):03d}" == "2.500 007"
+    assert f"{Tensor([1.5])}".startswith("<Tensor float32[1]")
+    with pytest.raises(TypeError):
+        f"{Tensor([1.5]):.2f}"

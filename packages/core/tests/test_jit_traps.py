@@ -101,6 +101,25 @@ def test_an_attribute_that_becomes_another_tensor() -> None:
     assert function(one()).item() == 7
 
 
+def test_an_object_that_holds_its_own_jitted_method() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.scale = 2
+            self.fast = jit(self.scaled)
+
+        def scaled(self, x: Tensor) -> Tensor:
+            return x * self.scale
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return self.fast(x)
+
+    model = Model()
+    assert [model(one(value)).item() for value in (1, 2, 3)] == [2, 4, 6]
+    assert captures(model.fast) == 1
+    model.scale = 5
+    assert model(one()).item() == 5
+
+
 def test_training_mode_is_part_of_the_capture() -> None:
     model = nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5))
     function = jit(model)

@@ -12,6 +12,7 @@ from onnx_case import Array, assert_close, run_onnxruntime
 
 import petaflop_onnx
 from petaflop.errors import FileFormatError
+from petaflop_onnx.execute import Execution
 
 _FLOAT, _INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -69,6 +70,20 @@ def test_inputs_that_are_shapes_are_read_by_value(tmp_path: Path) -> None:
     for sizes in ([1, 2], [3, 1], [1, 2]):
         feeds = {"x": x, "s": np.asarray(sizes, np.int64)}
         assert_close([ours(feeds)["y"].numpy()], run_onnxruntime(model, feeds))
+
+
+def test_each_signature_is_captured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {"x": (_FLOAT, ["n", 1]), "s": (_INT64, [2])}
+    model = _model([helper.make_node("Expand", ["x", "s"], ["y"])], inputs, {"y": (_FLOAT, [None, None])})
+    ours = petaflop_onnx.load(_save(model, tmp_path))
+    traced = []
+    run = Execution.run
+    monkeypatch.setattr(Execution, "run", lambda *args: (traced.append(1), run(*args)))
+    for _ in range(3):
+        for rows, size in ((1, 2), (1, 3), (2, 3)):
+            x = np.full((rows, 1), 3, np.float32)
+            assert ours({"x": x, "s": np.asarray([rows, size])})["y"].tolist() == [[3.0] * size] * rows
+    assert len(traced) == 3
 
 
 def test_a_shape_that_kernels_compute_is_an_error(tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ def to_dtype(value: DType | str | type | np.dtype[Any]) -> DType:
     if isinstance(value, type) and value in _BY_PYTHON:
         return _BY_PYTHON[value]
     try:
+        if value is None:  # to NumPy that is float64
+            raise TypeError
         return from_numpy_dtype(np.dtype(value))
     except TypeError:
         raise DTypeError(f"dtype: expected a dtype or its name, got {value!r}") from None

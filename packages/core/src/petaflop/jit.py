@@ -34,6 +34,8 @@ class Jit(Generic[Parameters, Result]):
     """A function whose first call with each kind of arguments is captured, and later ones replayed; see
     `jit`."""
 
+    petaflop_guarded = ("function",)  # what guards look at: the captures change with every new one
+
     def __init__(self, function: Callable[Parameters, Result]) -> None:
         functools.update_wrapper(self, function)
         self.function = function

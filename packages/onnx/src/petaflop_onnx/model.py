@@ -78,14 +78,18 @@ class Model:
         return array if isinstance(array, Tensor) else Tensor(array, device=self._device)
 
     def _tracer(self, fixed: Mapping[str, np.ndarray[Any, Any]]) -> Callable[..., tuple[Tensor, ...]]:
+        """The steps as a function of tensors. It reads nothing of the model, which changes with every capture
+        that it keeps: jit would capture anew."""
         names = [spec.name for spec in self.inputs if spec.name not in fixed]
+        results = [spec.name for spec in self.outputs]
+        path, device, steps, known = self._path, self._device, self._steps, self._known
 
         def trace(*tensors: Tensor) -> tuple[Tensor, ...]:
-            values = dict(self._known)
-            values.update((name, Constant(array, self._device)) for name, array in fixed.items())
+            values = dict(known)
+            values.update((name, Constant(array, device)) for name, array in fixed.items())
             values.update(zip(names, tensors, strict=True))
-            Execution(self._path, self._device).run(self._steps, values)
-            return tuple(to_tensor(values[spec.name]) for spec in self.outputs)
+            Execution(path, device).run(steps, values)
+            return tuple(to_tensor(values[name]) for name in results)
 
         return trace
 

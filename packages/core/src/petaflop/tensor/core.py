@@ -220,6 +220,10 @@ class Tensor(Decompositions, Casts):
     def __round__(self, digits: int | None = None) -> Self:
         return self.round()
 
+    def __format__(self, spec: str) -> str:
+        """A scalar as its number, as in `f"{loss:.3f}"`; anything else as its repr, which takes no spec."""
+        return format(self.item(), spec) if spec and not self.shape else super().__format__(spec)
+
     def data(self) -> memoryview:
         """The memory itself, read-only, where the device shares it with the host; a copy elsewhere."""
         return self._shared().data

@@ -16,7 +16,7 @@ import numpy as np
 from petaflop import realize as runtime
 from petaflop.device.registry import default_device
 from petaflop.dtype import DType, default_float, float32, float64, int32, int64, to_dtype, uint32, uint64
-from petaflop.errors import ArgumentError, DTypeError, ShapeError
+from petaflop.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.node import Node
@@ -58,6 +58,9 @@ class Random(LinearAlgebra):
 
         >>> Tensor.manual_seed(1)
         """
+        if not isinstance(seed, (int, np.integer)):
+            raise fault(ArgumentTypeError, f"manual_seed: expected an integer, got {type(seed).__name__}")
+        seed = int(seed)
         if not -(1 << 63) <= seed < 1 << 64:
             raise ArgumentError(f"manual_seed: expected a 64-bit integer, got {seed}")
         with _lock:
