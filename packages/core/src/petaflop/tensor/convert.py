@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from petaflop.device.reference import cast_array
 from petaflop.dtype import DType, bool_, default_float, default_int, from_numpy_dtype, int32, int64, uint64
 from petaflop.errors import ArgumentError, ArgumentTypeError, DTypeError
 
@@ -91,6 +90,8 @@ def host_array(data: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
         if isinstance(data, (list, tuple, range)) and array.size and array.dtype.kind in "iu":
             check_fits("Tensor", int(array.min()), dtype)
             check_fits("Tensor", int(array.max()), dtype)
+        from petaflop.device.reference import cast_array  # here, so that importing petaflop stays quick
+
         with np.errstate(all="ignore"):
             array = cast_array(array.astype(own.numpy), dtype)
     return np.ascontiguousarray(array, (dtype or own).numpy).reshape(array.shape)

@@ -59,7 +59,7 @@ class Random(LinearAlgebra):
         >>> Tensor.manual_seed(1)
         """
         if not isinstance(seed, (int, np.integer)):
-            raise fault(ArgumentTypeError, f"manual_seed: expected an integer, got {type(seed).__name__}")
+            raise ArgumentTypeError(f"manual_seed: expected an integer, got {type(seed).__name__}")
         seed = int(seed)
         if not -(1 << 63) <= seed < 1 << 64:
             raise ArgumentError(f"manual_seed: expected a 64-bit integer, got {seed}")
