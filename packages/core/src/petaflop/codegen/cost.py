@@ -57,10 +57,11 @@ def summarize(kernel: Kernel, block: Block) -> Summary:
     sizes = {b.name: b.dtype.itemsize for b in kernel.buffers}
     leaves: dict[Expr, frozenset[Expr]] = {}
     for expr in topological(block.exprs):
-        below = frozenset((expr,)) if expr.op is Leaf.AXIS else frozenset()
-        if expr.op is not Leaf.AXIS:
-            below = below.union(*(leaves[arg] for arg in expr.args))
-        leaves[expr] = below
+        if expr.op is Leaf.AXIS:
+            leaves[expr] = frozenset((expr,))
+        else:
+            below = {leaves[arg] for arg in expr.args}
+            leaves[expr] = below.pop() if len(below) == 1 else frozenset().union(*below)
         if expr.op is Leaf.LOAD:
             offset = layouts[expr.arg[0]].offset(expr.args[1:])
             summary.accesses.append(

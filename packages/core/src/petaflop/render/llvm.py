@@ -106,7 +106,8 @@ class Function:
         return "\n".join([head, "entry:", *self.allocations, *body, "  ret void", "}"])
 
     def _body(self) -> list[str]:
-        used = _buffers_used(self.phase)
+        every = {*(name for name, _ in self.loops.arguments), *(memory.name for memory in self.loops.memory)}
+        used = every if len(self.loops.phases) == 1 else _buffers_used(self.phase)
         for position, (name, _) in enumerate(self.loops.arguments):
             if name in used:
                 self.pointers[name] = self._load_pointer(position)
@@ -276,16 +277,15 @@ class Function:
             for leaf in self.leaves(expr)[0]
         )
 
-    def _key(self, expr: Expr) -> Any:
-        bound = [self.binding.get(leaf) for leaf in self.leaves(expr)[0]]
-        return (expr, *bound) if bound else expr
+    def _key(self, expr: Expr, leaves: tuple[Expr, ...]) -> Any:
+        """What `expr` means at this place; `leaves` are those of `expr`."""
+        return (expr, *map(self.binding.get, leaves)) if leaves else expr
 
-    def _level(self, expr: Expr) -> int:
-        """The outermost loop level where `expr` can be computed."""
-        leaves, buffers = self.leaves(expr)
+    def _level(self, leaves: tuple[Expr, ...], buffers: frozenset[str]) -> int:
+        """The outermost loop level where an expression of these leaves can be computed."""
         if buffers:
             return len(self.levels) - 1
-        return max((getattr(self.binding.get(leaf), "level", 0) for leaf in leaves), default=0)
+        return max([getattr(self.binding.get(leaf), "level", 0) for leaf in leaves], default=0)
 
     def _find(self, key: Any) -> Value | None:
         for scope in reversed(self.scopes):
@@ -294,8 +294,9 @@ class Function:
         return None
 
     def _known(self, expr: Expr) -> Value | None:
-        key = self._key(expr)
-        if self.leaves(expr)[1]:
+        leaves, buffers = self.leaves(expr)
+        key = self._key(expr, leaves)
+        if buffers:
             found = self.volatile.get(key)
             return found[0] if found else None
         return self._find(key)
@@ -334,16 +335,16 @@ class Function:
 
     def _compute(self, expr: Expr, values: Mapping[Expr, Value]) -> Value:
         """Render an expression whose arguments are known, at the outermost level where that is possible."""
-        level = self._level(expr)
+        leaves, buffers = self.leaves(expr)
+        level = self._level(leaves, buffers)
         before = self._at(level)
         name, width = load(self, expr) if expr.op is Leaf.LOAD else self._operation(expr, values)
         self.lines = before
         value = Value(name, width, level)
-        buffers = self.leaves(expr)[1]
         if buffers:
-            self.volatile[self._key(expr)] = (value, buffers)
+            self.volatile[self._key(expr, leaves)] = (value, buffers)
         else:
-            self.scopes[level][self._key(expr)] = value
+            self.scopes[level][self._key(expr, leaves)] = value
         return value
 
     def _leaf(self, expr: Expr) -> Value | None:
