@@ -61,16 +61,14 @@ def _tensors(path: Path) -> list[Any]:
     from gguf import GGMLQuantizationType, GGUFReader
 
     try:
-        tensors = GGUFReader(path).tensors
-    except (
-        ValueError,
-        IndexError,
-        KeyError,
-        OverflowError,
-        TypeError,
-    ) as error:  # its own words for bad files
+        reader = GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:  # its words for bad files
         raise FileFormatError(f"{path}: expected GGUF, got what its library cannot read: {error}") from error
-    for tensor in tensors:
+    end = max([int(each.data_offset + each.n_bytes) for each in reader.tensors], default=0)
+    padded = -(-end // reader.alignment) * reader.alignment  # the last tensor is padded as well
+    if path.stat().st_size < padded:
+        raise FileFormatError(f"{path}: expected at least {padded} bytes, got {path.stat().st_size}")
+    for tensor in reader.tensors:
         if tensor.tensor_type != GGMLQuantizationType.Q8_0:
             raise FileFormatError(f"{path}: {tensor.name}: expected Q8_0, got {tensor.tensor_type.name}")
-    return list(tensors)
+    return list(reader.tensors)
