@@ -16,7 +16,7 @@ CORE = Path(__file__).resolve().parent.parent / "packages" / "core" / "src" / "p
 # contract in device/ stands apart from the rest of it.
 LAYERS = (
     "petaflop __main__ cli",
-    "nn optim state jit amp checkpoint function",
+    "nn optim state jit amp function",
     "trace",
     "capture guards structure",
     "tensor",

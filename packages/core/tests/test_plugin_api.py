@@ -43,7 +43,7 @@ def described_class(name: str, thing: type) -> Iterator[str]:
     if issubclass(thing, enum.Enum):
         yield f"    {' '.join(thing.__members__)}"
     if dataclasses.is_dataclass(thing):
-        for field in (each for each in dataclasses.fields(thing) if not each.name.startswith("_")):
+        for field in dataclasses.fields(thing):
             optional = (
                 field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
             )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
 from petaflop.config import overrides
+from petaflop.device import registry
+from petaflop.device.backend import Launch
+from petaflop.device.reference import ReferenceBackend
 from petaflop.dtype import float32, int32, uint8
 from petaflop.errors import GradientError
 from petaflop.graph.node import (
@@ -25,6 +30,7 @@ from petaflop.graph.node import (
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Variable
 from petaflop.graph.view import expand, flip, pad, permute, reshape, shrink, window
+from petaflop.ir.kernel import Kernel
 from petaflop.ir.schedule import Schedule
 from petaflop.realize import from_host, realize_nodes, to_host
 from petaflop.schedule.fuse import schedule
@@ -326,3 +332,31 @@ def test_one_kernel_serves_every_value_of_a_variable() -> None:
             Op.ADD, add(rows, full(1, rows)), (0,)
         )  # the same node each time: it must not be stale
         np.testing.assert_allclose(to_host(total)[0], (x[:size] + 1).sum(0), rtol=1e-5)
+
+
+class Counting(ReferenceBackend):
+    """The reference device, with a count of the kernels that it was given."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = 0
+
+    def interpret(self, kernel: Kernel) -> Launch:
+        self.kernels += 1
+        return super().interpret(kernel)
+
+
+def test_a_new_backend_gets_kernels_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may lie where one that is gone lay before, with the same id."""
+    monkeypatch.setattr(registry, "_backends", {})
+    for _ in range(20):
+        backend = Counting()
+        registry.register(backend)
+        x = from_host(np.arange(9, dtype=np.float32), "counting")
+        assert to_host(compute(Op.MUL, x, x)).tolist() == [n * n for n in range(9)]
+        assert backend.kernels == 1
+        registry.clear()
+        del backend, x
+        gc.collect()
