@@ -28,6 +28,7 @@ MOST_TASKS = 64
 FEW = 16  # fewer independent points than this leave threads idle
 LONG = 1 << 18  # points from which on idle threads matter
 PART = 1 << 16  # least points of a partial reduction
+ALIGNED = (256, 32)  # whole register tiles of most dtypes: a run that is no multiple ends in a ragged step
 CHAIN = 16  # additions in a row in one lane before a partial sum is put aside
 
 
@@ -116,7 +117,8 @@ def _splits(kernel: Kernel, numbers: Sequence[int], blocks: Sequence[Block]) -> 
         if free < FEW and length >= 64:
             parts = max(2, min(MOST_TASKS, total // PART, length // 32))
             size = -(-length // parts)
-            result.append(SplitReduce(number, longest.arg, -(-size // 32) * 32))
+            whole = next(step for step in ALIGNED if size >= 8 * step or step == ALIGNED[-1])
+            result.append(SplitReduce(number, longest.arg, -(-size // whole) * whole))
     return result
 
 

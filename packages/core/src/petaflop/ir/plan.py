@@ -33,8 +33,9 @@ class Split:
 
     "thread" steps are tasks; "serial" steps are a loop; a "block" step of a reduce axis folds into a partial
     result of its own, which bounds the rounding error; "unroll" and "vector" steps stand innermost, below
-    every reduce loop, and keep their results in registers. `edge` says what happens to a last step that is
-    not full: "peel" runs it one by one, "mask" runs it in full with what lies outside switched off.
+    every reduce loop, and keep their results in registers; a reduce axis has a power of two of them. `edge`
+    says what happens to a last step that is not full: "peel" runs it one by one, "mask" runs it in full with
+    what lies outside switched off.
     """
 
     axis: str
