@@ -48,7 +48,8 @@ ALONE = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}  # th
 MAGIKA = "magika==1.0.3"
 PEERS = ["torch==2.13.0", "onnxruntime>=1.20", "scikit-learn>=1.5"]
 BUILDERS = ["hatchling>=1.27", "editables>=0.5"]  # what an editable install needs without the network
-TESTS = ["pytest>=8.2", "hypothesis>=6.100"]
+TESTS = ["pytest>=8.2", "pytest-xdist>=3.6", "hypothesis>=6.100"]
+SPREAD = ("-n", "auto", "--dist", "worksteal")  # a worker for each core
 LINTERS = ["ruff>=0.14", "mypy>=1.18", "nox>=2024.4.15"]
 
 
@@ -98,7 +99,7 @@ def test(session: nox.Session, *arguments: str | Path, **variables: str) -> None
     """Run pytest in an empty folder outside the tree, so that only what is installed can be imported."""
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
         env = {**environment(folder), **variables}
-        session.run("pytest", *map(str, arguments), *session.posargs, env=env)
+        session.run("pytest", *SPREAD, *map(str, arguments), *session.posargs, env=env)
 
 
 def unit_tests(session: nox.Session, *folders: Path, **variables: str) -> None:
@@ -174,7 +175,7 @@ def thirdparty(session: nox.Session, depth: str) -> None:
         session.log(f"tests of {name}, away from the tree")
         with tempfile.TemporaryDirectory(prefix="petaflop-") as copy, session.chdir(copy):
             shutil.copytree(folder / "tests", Path(copy) / "tests")
-            session.run("pytest", "tests", *session.posargs, env=environment(copy))
+            session.run("pytest", *SPREAD, "tests", *session.posargs, env=environment(copy))
         for group, offers in METADATA[name]["project"]["entry-points"].items():
             for offer in offers:
                 examine(session, group.rpartition(".")[0], offer, HOLDS[depth].get(offer))
