@@ -175,7 +175,7 @@ def thirdparty(session: nox.Session, depth: str) -> None:
         session.log(f"tests of {name}, away from the tree")
         with tempfile.TemporaryDirectory(prefix="petaflop-") as copy, session.chdir(copy):
             shutil.copytree(folder / "tests", Path(copy) / "tests")
-            session.run("pytest", *SPREAD, "tests", *session.posargs, env=environment(copy))
+            session.run("pytest", "tests", *session.posargs, env=environment(copy))
         for group, offers in METADATA[name]["project"]["entry-points"].items():
             for offer in offers:
                 examine(session, group.rpartition(".")[0], offer, HOLDS[depth].get(offer))
