@@ -30,6 +30,7 @@ RUN = 128  # products summed up in one chain before the partial sum is put aside
 PANEL_ROWS = 24  # rows from which on packing the other factor pays
 LEAST_ROWS = 4  # rows from which on it pays where the other factor is not contiguous
 LEAST_LANES = 0.6  # of whole vectors, the part that a row must fill
+FEWEST_LANES = 4  # fewer columns than a whole vector has lanes are worth a part of one, down to this
 FAR = 1024  # bytes: rows that step so far along k share few sets of a cache
 
 
@@ -93,6 +94,8 @@ def _product(kernel: Kernel, blocks: Sequence[Block], target: Target, along_load
         return None
     width = max(1, target.vector_bytes // max(s.itemsize for s in summaries))
     m, n, k = points(roles.m), points(roles.n), points(roles.k)
+    while n < width and width > FEWEST_LANES and not along_loads:
+        width //= 2
     work = m * n * k * (points(roles.outer) if along_loads else 1)
     if width < 2 or m < 2 or work < LEAST_WORK or n < (LEAST_LANES if along_loads else 1) * width:
         return None
