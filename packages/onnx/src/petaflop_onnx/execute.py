@@ -14,50 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from petaflop import Tensor
 from petaflop.errors import DeviceError, FileFormatError, NumericsError, PetaflopError
 from petaflop_onnx.formals import check_dtypes
 from petaflop_onnx.graph import Step
 from petaflop_onnx.host import FOLD, LARGEST_FOLD
 from petaflop_onnx.reading import fault, printable
+from petaflop_onnx.values import Constant, Value, to_tensor
 
-__all__ = ["Constant", "Execution", "Value", "to_tensor"]
-
-
-class Constant:
-    """An array that the host knows; its Tensor is made when a kernel first needs it."""
-
-    __slots__ = ("_tensor", "array", "device")
-
-    def __init__(self, array: np.ndarray[Any, Any], device: str | None) -> None:
-        self.array, self.device = array, device
-        self._tensor: Tensor | None = None
-
-    @property
-    def tensor(self) -> Tensor:
-        if self._tensor is None:
-            self._tensor = _constant_tensor(self.array, self.device)
-        return self._tensor
-
-    @property
-    def foldable(self) -> bool:
-        return self.array.dtype.kind in "biu" and self.array.size <= LARGEST_FOLD
-
-
-Value = Tensor | Constant
-
-
-def _constant_tensor(array: np.ndarray[Any, Any], device: str | None) -> Tensor:
-    """One element becomes a number inside the kernels; more become memory."""
-    if array.size == 1:
-        return Tensor.full(array.shape, array.item(), dtype=str(array.dtype), device=device)
-    return Tensor(array, device=device)
-
-
-def to_tensor(value: Value | None) -> Tensor:
-    """The value as a Tensor; every named value exists."""
-    assert value is not None
-    return value.tensor if isinstance(value, Constant) else value
+__all__ = ["Constant", "Execution", "Value"]
 
 
 def _memory_limit() -> int:

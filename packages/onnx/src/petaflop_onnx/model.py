@@ -17,10 +17,11 @@ import numpy as np
 from petaflop import Tensor
 from petaflop.jit import jit
 from petaflop.plugin_api import TensorSpec, check_inputs
-from petaflop_onnx.execute import Constant, Execution, Value, to_tensor
+from petaflop_onnx.execute import Constant, Execution, Value
 from petaflop_onnx.graph import Graph, Step, build
 from petaflop_onnx.host import LARGEST_FOLD
 from petaflop_onnx.reading import printable, read_model
+from petaflop_onnx.values import to_tensor
 
 __all__ = ["Model", "load"]
 

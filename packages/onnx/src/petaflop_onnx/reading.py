@@ -17,7 +17,7 @@ from onnx import GraphProto, ModelProto
 
 from petaflop.errors import FileFormatError
 
-__all__ = ["LARGEST_FILE", "fault", "printable", "read_model", "regular_size"]
+__all__ = ["LARGEST_FILE", "check_header", "fault", "printable", "read_model", "regular_size"]
 
 LARGEST_FILE = (1 << 31) - 1  # protobuf's own limit; larger models keep their weights in external files
 
@@ -60,11 +60,12 @@ def read_model(path: Path) -> ModelProto:
         raise fault(path, "file", f"expected an ONNX model, got bytes that do not parse ({error})") from None
     except OSError as error:
         raise fault(path, "file", f"expected a readable file, got {error}") from None
-    _check_header(path, model)
+    check_header(path, model)
     return model
 
 
-def _check_header(path: Path, model: ModelProto) -> None:
+def check_header(path: Path, model: ModelProto) -> None:
+    """FileFormatError unless the model has what every model must have, and all its names are text."""
     if not model.HasField("graph"):
         raise fault(path, "graph", "expected a graph, got none; the file is truncated or not an ONNX model")
     if not 1 <= model.ir_version <= onnx.IR_VERSION:
