@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from onnx_case import Array, assert_close, feeds_of, node_model, run_onnxruntime, run_petaflop
 
+from petaflop_onnx.suite.cases import cases
+from petaflop_onnx.suite.report import read_baseline
 from petaflop_onnx.table import TABLE, Operator
 
 _random = np.random.default_rng(7)
@@ -382,9 +384,11 @@ def test_top_k_by_attribute(tmp_path: Path) -> None:
 
 
 def test_every_handler_has_a_case() -> None:
-    """Handlers that one factory makes count as one."""
-    cases = [*_CASES, *(one for one, _ in _OLD)]
-    tested = {_row(one).handler.__code__ for one in cases}
+    """Here or in a case of the official suite that passes. Handlers that one factory makes count as one."""
+    tested = {_row(one).handler.__code__ for one in [*_CASES, *(one for one, _ in _OLD)]}
+    _, passing = read_baseline(Path(__file__).parent / "data" / "suite_passes.txt")
+    used = {row for name in passing for row in cases()[name].operators}
+    tested |= {TABLE[row].handler.__code__ for row in used if row in TABLE}
     missing = {f"{row.name}-{row.since}" for row in TABLE.values() if row.handler.__code__ not in tested}
     assert missing == {"TopK-1"}  # which has a test of its own
 

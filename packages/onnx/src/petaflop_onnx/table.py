@@ -3,7 +3,7 @@ fill it.
 
 A handler takes a Call (the node's attributes, with the defaults of ONNX filled in) and the node's inputs:
 Tensors, None for an optional input that is absent, and NumPy arrays at the positions named by `host`, which
-decide shapes.
+decide shapes. It returns one value, or a tuple where the node has several outputs.
 """
 
 from __future__ import annotations
@@ -19,13 +19,22 @@ Handler = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One row: `host` positions arrive as arrays, `either` positions do where the value is a constant."""
+    """One row: `host` positions arrive as arrays, `either` positions do where the value is a constant.
+
+    `raw` rows take values as they flow (Tensor, Constant, list, None). `control` rows run bodies: they take
+    (execution, step, inputs, values). `reads` rows have shapes that depend on data, so that no capture holds
+    them. `on_host` rows are Python code throughout: what no kernel could do, such as text.
+    """
 
     name: str
     since: int
     handler: Handler
     host: frozenset[int] = frozenset()
     either: frozenset[int] = frozenset()
+    raw: bool = False
+    control: bool = False
+    reads: bool = False
+    on_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +59,18 @@ TABLE: dict[tuple[str, str, int], Operator] = {}
 
 
 def operator(
-    name: str, *since: int, host: tuple[int, ...] = (), either: tuple[int, ...] = (), domain: str = ""
+    name: str,
+    *since: int,
+    host: tuple[int, ...] = (),
+    either: tuple[int, ...] = (),
+    domain: str = "",
+    **kinds: bool,
 ) -> Callable[[Handler], Handler]:
     """Enter a handler for `name` at each of the since-versions at which it means the same."""
 
     def enter(handler: Handler) -> Handler:
         for version in since:
-            row = Operator(name, version, handler, frozenset(host), frozenset(either))
+            row = Operator(name, version, handler, frozenset(host), frozenset(either), **kinds)
             assert (domain, name, version) not in TABLE, f"{name}-{version} is entered twice"
             TABLE[domain, name, version] = row
         return handler

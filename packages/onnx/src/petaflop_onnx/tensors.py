@@ -70,6 +70,8 @@ def numpy_dtype(path: Path, field: str, data_type: int) -> np.dtype[Any]:
 
 def decode(tensor: TensorProto, path: Path, field: str) -> np.ndarray[Any, Any]:
     """The values of a tensor; a read-only view of the file's bytes where they are raw."""
+    if tensor.data_type == TensorProto.STRING:
+        return _texts(tensor, path, field)
     dtype = numpy_dtype(path, f"{field}.data_type", tensor.data_type)
     dims = tuple(tensor.dims)
     if any(size < 0 for size in dims) or len(dims) > _MOST_DIMS:
@@ -93,6 +95,18 @@ def decode(tensor: TensorProto, path: Path, field: str) -> np.ndarray[Any, Any]:
     else:
         flat = _from_raw(tensor.raw_data, path, f"{field}.raw_data", dtype, dims)
     return flat.reshape(dims)
+
+
+def _texts(tensor: TensorProto, path: Path, field: str) -> np.ndarray[Any, Any]:
+    """Text as an array of Python's strings."""
+    dims, count = tuple(tensor.dims), len(tensor.string_data)
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.HasField("raw_data"):
+        raise fault(path, field, "expected text in string_data, got other data")
+    if any(size < 0 for size in dims) or len(dims) > _MOST_DIMS or math.prod(dims) != count:
+        raise fault(path, f"{field}.string_data", f"expected texts for dims {list(dims)}, got {count}")
+    array = np.empty(count, object)
+    array[:] = [value.decode("utf-8", "replace") for value in tensor.string_data]
+    return array.reshape(dims)
 
 
 def _from_raw(

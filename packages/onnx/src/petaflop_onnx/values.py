@@ -1,21 +1,59 @@
 """What flows along the edges of a graph: a Tensor, a Constant that the host knows, a list of them where ONNX
-has a sequence, or None where an optional holds nothing.
+has a sequence, or None where an optional holds nothing. Text is always a Constant, of NumPy's objects.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, TypeProto, helper
 
 from petaflop import Tensor
+from petaflop.dtype import DType
+from petaflop.plugin_api import TensorSpec
 from petaflop_onnx.host import LARGEST_FOLD
 from petaflop_onnx.tensors import DTYPES
 
-__all__ = ["Constant", "Value", "to_tensor", "type_of"]
+__all__ = [
+    "STRING",
+    "TYPE_NAMES",
+    "UNKNOWN",
+    "Constant",
+    "NeedsValue",
+    "Value",
+    "ValueSpec",
+    "shape_of_value",
+    "to_tensor",
+    "type_of",
+    "type_text",
+]
 
+STRING = DType("string", "s", 1, np.dtype(object))
+UNKNOWN = DType("unknown", "?", 1, np.dtype(object))
 _NUMBERS = {dtype.name: number for number, dtype in DTYPES.items()}
+_SPELLED: Mapping[int, str] = {TensorProto.FLOAT: "float", TensorProto.DOUBLE: "double"}
+_TEXTS = {
+    dtype.name: f"tensor({_SPELLED.get(number, TensorProto.DataType.Name(number).lower())})"
+    for number, dtype in DTYPES.items()
+}
+# ONNX's spelling of a type -> NumPy's name of the dtype
+TYPE_NAMES: Mapping[str, str] = {text: name for name, text in _TEXTS.items()}
+
+
+class NeedsValue(Exception):
+    """A shape or branch depends on what kernels compute: no capture holds it, so the graph runs step by
+    step."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueSpec(TensorSpec):
+    """An input or output of a model; `form` is "" for tensors of numbers, else sequence, optional or
+    string."""
+
+    form: str = ""
 
 
 class Constant:
@@ -34,11 +72,15 @@ class Constant:
         return self._tensor
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
     def foldable(self) -> bool:
         return self.array.dtype.kind in "biu" and self.array.size <= LARGEST_FOLD
 
 
-Value = Tensor | Constant
+Value = Tensor | Constant | list[Any] | None
 
 
 def _constant_tensor(array: np.ndarray[Any, Any], device: str | None) -> Tensor:
@@ -48,10 +90,36 @@ def _constant_tensor(array: np.ndarray[Any, Any], device: str | None) -> Tensor:
     return Tensor(array, device=device)
 
 
-def to_tensor(value: Value | None) -> Tensor:
-    """The value as a Tensor; every named value exists."""
-    assert value is not None
-    return value.tensor if isinstance(value, Constant) else value
+def to_tensor(value: Value) -> Tensor:
+    """The value as a Tensor; ValueError for what is none."""
+    if isinstance(value, Constant):
+        if value.array.dtype.kind == "O":
+            raise ValueError("input: expected a tensor of numbers, got text")
+        return value.tensor
+    if not isinstance(value, Tensor):
+        raise ValueError(f"input: expected a tensor, got {'a sequence' if value is not None else 'nothing'}")
+    return value
+
+
+def shape_of_value(value: Value) -> tuple[int, ...]:
+    """The sizes of a tensor, whoever knows its elements."""
+    like = value if isinstance(value, Constant) else to_tensor(value)
+    return tuple(int(size) for size in like.shape)
+
+
+def _dtype_name(value: Tensor | Constant) -> str:
+    dtype = value.dtype.numpy if isinstance(value, Tensor) else value.array.dtype
+    return "string" if dtype.kind in "OSU" else dtype.name
+
+
+def type_text(value: Value) -> str:
+    """ONNX's spelling of a value's type, "" where nothing tells it."""
+    if isinstance(value, list):
+        return next((f"seq({text})" for item in value if (text := type_text(item))), "")
+    if value is None:
+        return ""
+    name = _dtype_name(value)
+    return "tensor(string)" if name == "string" else _TEXTS[name]
 
 
 def type_of(value: Any) -> TypeProto:
@@ -60,7 +128,7 @@ def type_of(value: Any) -> TypeProto:
         return TypeProto()
     if isinstance(value, list):
         return helper.make_sequence_type_proto(type_of(value[0]) if value else TypeProto())
-    like = value.array if isinstance(value, Constant) else value
-    dtype = like.dtype.numpy if isinstance(like, Tensor) else like.dtype
-    number = TensorProto.STRING if dtype.kind in "OSU" else _NUMBERS[dtype.name]
-    return helper.make_tensor_type_proto(number, [int(size) for size in like.shape])
+    value = Constant(value, None) if isinstance(value, np.ndarray) else value
+    name = _dtype_name(value)
+    number = TensorProto.STRING if name == "string" else _NUMBERS[name]
+    return helper.make_tensor_type_proto(number, list(shape_of_value(value)))

@@ -2,6 +2,7 @@
 
 from petaflop_onnx.operators import (
     activation,
+    control,
     convolution,
     elementwise,
     indexing,
@@ -17,6 +18,7 @@ from petaflop_onnx.operators import (
 
 __all__ = [
     "activation",
+    "control",
     "convolution",
     "elementwise",
     "indexing",

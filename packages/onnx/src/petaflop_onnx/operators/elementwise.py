@@ -167,12 +167,12 @@ def _bitwise_xor(_: Call, a: Tensor, b: Tensor) -> Tensor:
     return a ^ b
 
 
-@operator("BitShift", 11)
+@operator("BitShift", 11, 28)
 def _bit_shift(call: Call, a: Tensor, b: Tensor) -> Tensor:
     return a.lshift(b) if call["direction"] == "LEFT" else a.rshift(b)
 
 
-@operator("Mod", 10, 13)
+@operator("Mod", 10, 13, 28)
 def _mod(call: Call, a: Tensor, b: Tensor) -> Tensor:
     return a.fmod(b) if call["fmod"] else a.mod(b)
 
@@ -236,7 +236,7 @@ def _clip(_: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = N
     return x if high is None else x.minimum(high)
 
 
-@operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25)
+@operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
 def _cast(call: Call, x: Tensor) -> Tensor:
     return x.cast(onnx_dtype(call["to"]))
 

@@ -94,7 +94,7 @@ def _scatter_nd(call: Call, x: Tensor, index: Tensor, values: Tensor) -> Tensor:
     return _scatter_into(table, 0, place, rows, call.get("reduction", "none")).reshape(*shape_of(x))
 
 
-@operator("OneHot", 9, 11, host=(1,))
+@operator("OneHot", 9, 11, 28, host=(1,))
 def _one_hot(call: Call, index: Tensor, depth: Array, values: Tensor) -> Tensor:
     count = int(depth.item())
     axis = normalize_axis(call["axis"], index.ndim + 1)
@@ -105,7 +105,7 @@ def _one_hot(call: Call, index: Tensor, depth: Array, values: Tensor) -> Tensor:
     return (places == wanted).where(values[1], values[0])
 
 
-@operator("Compress", 9, 11, host=(1,))
+@operator("Compress", 9, 11, 28, host=(1,))
 def _compress(call: Call, x: Tensor, condition: Array) -> Tensor:
     if call.get("axis") is None:
         x, axis = x.reshape(-1), 0
@@ -115,7 +115,7 @@ def _compress(call: Call, x: Tensor, condition: Array) -> Tensor:
     return x[(*(slice(None),) * axis, Tensor(places.astype(np.int64), device=x.device))]
 
 
-@operator("ReverseSequence", 10)
+@operator("ReverseSequence", 10, 28)
 def _reverse_sequence(call: Call, x: Tensor, lengths: Tensor) -> Tensor:
     time, batch = call["time_axis"], call["batch_axis"]
     along = [1] * x.ndim

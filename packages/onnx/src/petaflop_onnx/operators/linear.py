@@ -34,7 +34,7 @@ def _gemm_legacy(call: Call, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return product + legacy(call, product, c) * call["beta"]
 
 
-@operator("Einsum", 12)
+@operator("Einsum", 12, 28)
 def _einsum(call: Call, *operands: Tensor) -> Tensor:
     return Tensor.einsum(call["equation"].replace(" ", ""), *operands)
 

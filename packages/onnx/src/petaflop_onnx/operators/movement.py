@@ -191,7 +191,7 @@ def _pad_axis(mode: str, x: Tensor, axis: int, before: int, after: int) -> Tenso
 # ---- blocks ----
 
 
-@operator("DepthToSpace", 1, 11, 13)
+@operator("DepthToSpace", 1, 11, 13, 28)
 def _depth_to_space(call: Call, x: Tensor) -> Tensor:
     batch, depth, height, width = shape_of(x)
     block = call["blocksize"]
@@ -202,7 +202,7 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
     return x.reshape(batch, depth // block**2, height * block, width * block)
 
 
-@operator("SpaceToDepth", 1, 13)
+@operator("SpaceToDepth", 1, 13, 28)
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     batch, depth, height, width = shape_of(x)
     block = call["blocksize"]
@@ -243,7 +243,7 @@ def _constant_of_shape(call: Call, shape: Array) -> Any:
     return Tensor.full(tuple(sizes), value.item(), dtype=dtype, device=call.device)
 
 
-@operator("Range", 11, host=(0, 1, 2))
+@operator("Range", 11, 27, host=(0, 1, 2))
 def _range(call: Call, start: Array, stop: Array, step: Array) -> Tensor:
     if step.item() == 0:
         raise ValueError("delta: expected a number other than 0, got 0")

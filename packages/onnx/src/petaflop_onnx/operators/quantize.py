@@ -25,7 +25,7 @@ def _saturate(x: Tensor, dtype: DType) -> Tensor:
     return x.clip(dtype.min, dtype.max).cast(dtype) if dtype.is_integer else x.cast(dtype)
 
 
-@operator("QuantizeLinear", 10, 13, 19, 21, 23, 24, 25)
+@operator("QuantizeLinear", 10, 13, 19, 21, 23, 24, 25, 28)
 def _quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     dtype = (
         onnx_dtype(call["output_dtype"])
@@ -39,7 +39,7 @@ def _quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) 
     return _saturate(scaled if zero is None else scaled + _spread(call, zero, x).cast(float32), dtype)
 
 
-@operator("DequantizeLinear", 10, 13, 19, 21, 23, 24, 25)
+@operator("DequantizeLinear", 10, 13, 19, 21, 23, 24, 25, 28)
 def _dequantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     wide = x.cast(int32) if x.dtype.is_integer else x.cast(float32)
     if zero is not None:

@@ -39,7 +39,13 @@ _REDUCE: dict[str, Callable[[Tensor, Axes, bool], Tensor]] = {
     "ReduceLogSumExp": lambda x, axes, keep: x.logsumexp(axes, keepdim=keep),
     "ReduceSumSquare": lambda x, axes, keep: (x * x).sum(axes, keepdim=keep),
 }
-_AXES_BECAME_INPUT = {"ReduceSum": (13,), "ReduceMax": (18, 20), "ReduceMin": (18, 20)}
+_AXES_BECAME_INPUT = {
+    "ReduceSum": (13,),
+    "ReduceMax": (18, 20),
+    "ReduceMin": (18, 20),
+    "ReduceLogSum": (18, 28),
+    "ReduceLogSumExp": (18, 28),
+}
 _AXES_ATTRIBUTE = {"ReduceSum": (1, 11), "ReduceMax": (1, 11, 12, 13), "ReduceMin": (1, 11, 12, 13)}
 
 

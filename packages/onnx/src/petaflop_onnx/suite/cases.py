@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, defs
 from onnx.backend.test import BackendTest
 from onnx.backend.test.loader import load_model_tests
 
@@ -39,13 +39,13 @@ _SMALL = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case: `operator` is what it is about, `operators` are all that it uses, `small` types below 8
-    bits."""
+    """One case: `operator` is what it is about, `operators` are all that it uses as (domain, name, since),
+    and `small` says that it has types below 8 bits."""
 
     name: str
     group: str
     operator: str
-    operators: frozenset[str] = field(default_factory=frozenset)
+    operators: frozenset[tuple[str, str, int]] = field(default_factory=frozenset)
     small: bool = False
 
 
@@ -62,7 +62,8 @@ def _of_group(group: str) -> Iterator[Case]:
     about = {test.name: _first(test.model) for test in tests if test.model is not None}
     for test in tests:
         model = test.model if test.model is not None else _read(test)
-        used = frozenset(node.op_type for node in _nodes(model.graph))
+        opsets = {entry.domain: entry.version for entry in model.opset_import}
+        used = frozenset(_version(node, opsets) for node in _nodes(model.graph))
         base = re.sub(r"_expanded(_ver\d+)?$", "", test.name)
         named = about.get(base, _first(model)) if test.model is not None else _first(model)
         operator = named if group == "node" or len(used) == 1 else "several"
@@ -86,6 +87,14 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from _nodes(attribute.g)
+
+
+def _version(node: onnx.NodeProto, opsets: Mapping[str, int]) -> tuple[str, str, int]:
+    try:
+        since = defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain).since_version
+    except defs.SchemaError:
+        since = 0
+    return node.domain, node.op_type, since
 
 
 def _has_small(model: onnx.ModelProto) -> bool:
