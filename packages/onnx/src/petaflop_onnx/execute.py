@@ -107,8 +107,11 @@ class Execution:
             raise NeedsValue(what)
         return to_tensor(value).numpy()
 
+    def _read(self, value: Value) -> np.ndarray[Any, Any]:
+        return self.read(value, "a handler")
+
     def _step(self, step: Step, inputs: list[Value], values: Mapping[str, Value]) -> Sequence[Value]:
-        row, call = step.row, replace(step.call, device=self.device)
+        row, call = step.row, replace(step.call, device=self.device, read=self._read)
         check_types(step.formals, [type_text(value) for value in inputs])
         if row.name in ("Shape", "Size") and row.since:
             return self._done(step, "host: shape", Constant(_shape_of(step, inputs[0]), self.device))

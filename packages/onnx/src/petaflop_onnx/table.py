@@ -37,9 +37,17 @@ class Operator:
     on_host: bool = False
 
 
+def _no_reading(_: Any) -> Any:
+    raise AssertionError("only an execution lets handlers read")
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler may know of its node besides its inputs; `device` is where the model runs."""
+    """What a handler may know of its node besides its inputs; `device` is where the model runs.
+
+    `read` gives the elements of a Tensor, where shapes depend on them: a graph that asks for it runs step by
+    step.
+    """
 
     name: str
     operator: str
@@ -47,6 +55,7 @@ class Call:
     attributes: Mapping[str, Any]
     output_count: int
     device: str | None = None
+    read: Callable[[Any], Any] = _no_reading
 
     def __getitem__(self, attribute: str) -> Any:
         return self.attributes[attribute]

@@ -2,6 +2,7 @@
 
 from petaflop_onnx.operators import (
     activation,
+    classical,
     control,
     convolution,
     elementwise,
@@ -11,13 +12,21 @@ from petaflop_onnx.operators import (
     normalize,
     pooling,
     quantize,
+    random,
     recurrent,
     reduce,
     resize,
+    sampling,
+    selection,
+    sequence,
+    signal,
+    text,
+    training,
 )
 
 __all__ = [
     "activation",
+    "classical",
     "control",
     "convolution",
     "elementwise",
@@ -27,7 +36,14 @@ __all__ = [
     "normalize",
     "pooling",
     "quantize",
+    "random",
     "recurrent",
     "reduce",
     "resize",
+    "sampling",
+    "selection",
+    "sequence",
+    "signal",
+    "text",
+    "training",
 ]

@@ -68,11 +68,6 @@ def _isinf(call: Call, x: Tensor) -> Tensor:
     return signs[wanted] if any(wanted) else signs[wanted].logical_and(False)
 
 
-@operator("Identity", 1, 13, 14, 16, 19, 21, 23, 24, 25)
-def _identity(_: Call, x: Tensor) -> Tensor:
-    return x
-
-
 @operator("Dropout", 1, 6)
 @operator("Dropout", 7, 10)
 def _dropout(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ def _slice(call: Call, x: Tensor, *given: Array | None) -> Tensor:
     return x[slices_of(call, shape_of(x), *given)]
 
 
-def _cut(x: Tensor, axis: int, sizes: list[int]) -> tuple[Tensor, ...]:
+def cut(x: Tensor, axis: int, sizes: list[int]) -> tuple[Tensor, ...]:
     if sum(sizes) != shape_of(x)[axis] or min(sizes, default=0) < 0:
         raise ValueError(f"split: expected sizes that add to {shape_of(x)[axis]}, got {sizes}")
     parts, start = [], 0
@@ -130,7 +130,7 @@ def _split(call: Call, x: Tensor, split: Array | None = None) -> tuple[Tensor, .
         count = call.get("num_outputs") or call.output_count
         part = -(-shape_of(x)[axis] // count)
         given = [part] * (count - 1) + [shape_of(x)[axis] - part * (count - 1)]
-    return _cut(x, axis, list(given))
+    return cut(x, axis, list(given))
 
 
 # ---- pads ----
