@@ -48,6 +48,7 @@ ALONE = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}  # th
 MAGIKA = "magika==1.0.3"
 PEERS = ["torch==2.13.0", "onnxruntime>=1.20", "scikit-learn>=1.5"]
 ONNX = "onnx==1.23.2"  # makes the cases of the suite: another version is another baseline
+PILLOW = "pillow>=10"  # ImageDecoder's
 BUILDERS = ["hatchling>=1.27", "editables>=0.5"]  # what an editable install needs without the network
 TESTS = ["pytest>=8.2", "hypothesis>=6.100"]
 LINTERS = ["ruff>=0.14", "mypy>=1.18", "nox>=2024.4.15"]
@@ -258,7 +259,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def onnx_suite(session: nox.Session) -> None:
     """Run all cases of ONNX's backend suite against their baseline; `-- --update` adds what newly passes."""
-    provide(session, ["core", "backend-cpu", "onnx"], [ONNX])
+    provide(session, ["core", "backend-cpu", "onnx"], [ONNX, PILLOW])
     baseline = PACKAGES["onnx"] / "tests" / "data" / "suite_passes.txt"
     given = ["--baseline", str(baseline), "--report", str(DIST / "onnx"), *session.posargs]
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):

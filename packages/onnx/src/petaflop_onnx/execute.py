@@ -142,7 +142,7 @@ class Execution:
             return None
         arrays = [value.array if isinstance(value, Constant) else None for value in inputs]
         folded = FOLD[step.row.name](step.call, *arrays)
-        return Constant(folded, self.device) if folded.dtype.kind in "biu" else None
+        return Constant(folded, self.device) if folded.dtype.kind in "biuO" else None
 
     def _argument(self, step: Step, position: int, value: Value) -> Any:
         if position in step.row.either and isinstance(value, Constant):

@@ -77,7 +77,9 @@ class Constant:
 
     @property
     def foldable(self) -> bool:
-        return self.array.dtype.kind in "biu" and self.array.size <= LARGEST_FOLD
+        """Whether the host may compute with it: text always, as no kernel can."""
+        kind = self.array.dtype.kind
+        return kind == "O" or (kind in "biu" and self.array.size <= LARGEST_FOLD)
 
 
 Value = Tensor | Constant | list[Any] | None

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from onnx import TensorProto
+
 from petaflop import Tensor
 from petaflop.dtype import bool_, to_dtype
-from petaflop_onnx.operators.common import Array, legacy, onnx_dtype
+from petaflop_onnx.host import as_text
+from petaflop_onnx.operators.common import Array, legacy, onnx_dtype, shape_of
 from petaflop_onnx.table import Call, operator
 
 _UNARY: dict[str, tuple[int, ...]] = {
@@ -78,9 +81,12 @@ def _dropout(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @operator("Dropout", 12, 13, 22, host=(1, 2))
 def _dropout_training(_: Call, x: Tensor, ratio: Array | None = None, training: Array | None = None) -> Any:
-    if training is not None and training.item() and (ratio is None or ratio.item()):
-        raise ValueError("training_mode: expected false, as models are run and not trained, got true")
-    return x, x.ones_like(dtype=bool_)
+    """Training mode drops by petaflop's own random numbers, whatever the seed."""
+    chance = 0.5 if ratio is None else float(ratio.item())
+    if training is None or not training.item() or chance == 0:
+        return x, x.ones_like(dtype=bool_)
+    kept = Tensor.rand(*shape_of(x), device=x.device) >= chance
+    return kept.where(x / (1 - chance), 0).cast(x.dtype), kept
 
 
 # ---- arithmetic ----
@@ -232,13 +238,20 @@ def _clip(_: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = N
 
 
 @operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
-def _cast(call: Call, x: Tensor) -> Tensor:
+def _cast(call: Call, x: Tensor) -> Any:
+    if call["to"] == TensorProto.STRING:
+        return as_text(call.read(x))
     return x.cast(onnx_dtype(call["to"]))
 
 
 @operator("Cast", 1)
 def _cast_by_name(call: Call, x: Tensor) -> Tensor:
     return x.cast(to_dtype(call["to"].lower()))
+
+
+@operator("BitCast", 26)
+def _bit_cast(call: Call, x: Tensor) -> Tensor:
+    return x.bitcast(onnx_dtype(call["to"]))
 
 
 @operator("CastLike", 15, 19, 21, 23, 24, 25)

@@ -206,7 +206,8 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     batch, depth, height, width = shape_of(x)
     block = call["blocksize"]
-    x = x.reshape(batch, depth, height // block, block, width // block, block).permute(0, 3, 5, 1, 2, 4)
+    order = (0, 3, 5, 1, 2, 4) if call.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    x = x.reshape(batch, depth, height // block, block, width // block, block).permute(*order)
     return x.reshape(batch, depth * block**2, height // block, width // block)
 
 

@@ -81,21 +81,26 @@ def _pick(x: Tensor, index: Sequence[Tensor]) -> Tensor:
     return flat.gather(2, place.unsqueeze(1).expand(batch, channels, shape_of(place)[1]))
 
 
-def _sample(x: Tensor, places: Sequence[Tensor], mode: str, outside: Outside) -> Tensor:
-    """x [N, C, *sizes] at fractional places [N, P] of each axis, by the taps of `mode`: [N, C, P]."""
+def _sample(
+    x: Tensor,
+    places: Sequence[Tensor],
+    mode: str,
+    outside: Outside,
+    join: Callable[[Tensor, Tensor], Tensor] = Tensor.add,
+) -> Tensor:
+    """x [N, C, *sizes] at fractional places [N, P] of each axis, the weighted taps of `mode` joined: [N, C,
+    P]."""
     if mode not in _TAPS:
         raise ValueError(f"mode: expected one of {', '.join(_TAPS)}, got {mode!r}")
     total: Tensor | None = None
     for taps in itertools.product(*[_TAPS[mode](place) for place in places]):
-        found = [
-            outside(tap.cast(int64), size) for (tap, _), size in zip(taps, shape_of(x)[2:], strict=True)
-        ]
+        found = [outside(tap.cast(int64), size) for (tap, _), size in zip(taps, shape_of(x)[2:], strict=True)]
         part = _pick(x, [index for index, _ in found])
         for _, counts in found:
             part = part if counts is None else counts.unsqueeze(1).where(part, 0)
         for _, weight in taps:
             part = part if weight is None else part * weight.unsqueeze(1).cast(x.dtype)
-        total = part if total is None else total + part
+        total = part if total is None else join(total, part)
     assert total is not None
     return total
 
@@ -162,13 +167,15 @@ def _roi_align(call: Call, x: Tensor, regions: Tensor, batches: Tensor) -> Tenso
     z, near_z = _into(along.reshape(count, 1, columns, 1, -1), width)
     shape = (count, rows, columns, shape_of(y)[3], shape_of(z)[4])
     flat = [each.expand(*shape).reshape(count, -1) for each in (y, z)]
-    values = _sample(x[batches.cast(int64)], flat, "linear", _border)
+    best = call["mode"] == "max"  # of each sample ONNX takes the greatest weighted tap, not their sum
+    join = Tensor.maximum if best else Tensor.add
+    values = _sample(x[batches.cast(int64)], flat, "linear", _border, join)
     values = values.reshape(count, channels, *shape[1:])
     values = (near_y & near_z).unsqueeze(1).where(values, 0)
     counted: Tensor | None = None
     if some_rows is not None and some_columns is not None:
         counted = some_rows.reshape(count, 1, 1, 1, -1, 1) & some_columns.reshape(count, 1, 1, 1, 1, -1)
-    if call["mode"] == "max":
+    if best:
         return (values if counted is None else counted.where(values, x.dtype.min)).max((-2, -1))
     if counted is None:
         return values.mean((-2, -1))

@@ -17,13 +17,12 @@ def _sequence(value: Value) -> list[Value]:
     return value
 
 
-def _place(sequence: list[Value], position: Array | None, extra: int = 0) -> int:
-    """A position in a sequence, the last one if none is given."""
-    count = len(sequence) + extra
-    place = count - 1 if position is None else int(position.item())
-    if not -count <= place < count:
-        raise ValueError(f"position: expected {-count} to {count - 1}, got {place}")
-    return place % count
+def _place(sequence: list[Value], position: Array, last: int) -> int:
+    """A place from 0 to `last`; negative ones count from the end of the sequence."""
+    count, place = len(sequence), int(position.item())
+    if not -count <= place <= last:
+        raise ValueError(f"position: expected {-count} to {last}, got {place}")
+    return place + count if place < 0 else place
 
 
 @operator("SequenceEmpty", 11, raw=True, on_host=True)
@@ -39,20 +38,20 @@ def _sequence_construct(_: Call, *items: Value) -> list[Value]:
 @operator("SequenceAt", 11, host=(1,), raw=True, on_host=True)
 def _sequence_at(_: Call, value: Value, position: Array) -> Value:
     sequence = _sequence(value)
-    return sequence[_place(sequence, position)]
+    return sequence[_place(sequence, position, len(sequence) - 1)]
 
 
 @operator("SequenceInsert", 11, host=(2,), raw=True, on_host=True)
 def _sequence_insert(_: Call, value: Value, item: Value, position: Array | None = None) -> list[Value]:
     sequence = _sequence(value)
-    place = _place(sequence, position, 1)
+    place = len(sequence) if position is None else _place(sequence, position, len(sequence))
     return [*sequence[:place], item, *sequence[place:]]
 
 
 @operator("SequenceErase", 11, host=(1,), raw=True, on_host=True)
 def _sequence_erase(_: Call, value: Value, position: Array | None = None) -> list[Value]:
     sequence = _sequence(value)
-    place = _place(sequence, position)
+    place = _place(sequence, np.asarray(-1) if position is None else position, len(sequence) - 1)
     return [*sequence[:place], *sequence[place + 1 :]]
 
 

@@ -7,10 +7,16 @@ import math
 import numpy as np
 
 from petaflop import Tensor
-from petaflop.dtype import float32
+from petaflop.device.registry import get_backend
+from petaflop.dtype import DType, float32, float64
 from petaflop_onnx.host import normalize_axis
 from petaflop_onnx.operators.common import Array, onnx_dtype, shape_of
 from petaflop_onnx.table import Call, operator
+
+
+def _accurate(x: Tensor) -> DType:
+    """float64 where the device has it."""
+    return float64 if "float64" in get_backend(x.device).capabilities.dtypes else float32
 
 
 def _waves(rows: int, columns: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,12 +29,13 @@ def _waves(rows: int, columns: int, length: int, like: Tensor) -> tuple[Tensor, 
 
 def _transform(x: Tensor, length: int, inverse: bool, onesided: bool) -> Tensor:
     """x [..., n, 1 or 2] transformed along n, cut or filled up with zeros to `length`: [..., k, 2]."""
-    real, imaginary = x[..., 0], x[..., 1] if shape_of(x)[-1] == 2 else None
+    wide = x.cast(_accurate(x))  # the error grows with the length
+    real, imaginary = wide[..., 0], wide[..., 1] if shape_of(x)[-1] == 2 else None
     if inverse and onesided:
-        return _real_inverse(real, imaginary, length)
+        return _real_inverse(real, imaginary, length).cast(x.dtype)
     bins = length // 2 + 1 if onesided else length
     taken = min(shape_of(real)[-1], length)
-    cos, sin = _waves(taken, bins, length, x)
+    cos, sin = _waves(taken, bins, length, wide)
     sin = sin if inverse else -sin
     a = real[..., :taken]
     first, second = a.matmul(cos), a.matmul(sin)
@@ -36,7 +43,7 @@ def _transform(x: Tensor, length: int, inverse: bool, onesided: bool) -> Tensor:
         b = imaginary[..., :taken]
         first, second = first - b.matmul(sin), second + b.matmul(cos)
     scale = 1 / length if inverse else 1
-    return (first * scale).stack(second * scale, dim=-1)
+    return (first * scale).stack(second * scale, dim=-1).cast(x.dtype)
 
 
 def _real_inverse(real: Tensor, imaginary: Tensor | None, length: int) -> Tensor:
@@ -103,7 +110,6 @@ def _mel_weights(call: Call, bins: Array, length: Array, rate: Array, low: Array
     place = Tensor.arange(spectrum, device=call.device).cast(float32).reshape(-1, 1)
     rising = (centre == left).where(1, (place - left) / (centre - left).maximum(1))
     falling = (right - place) / (right - centre).maximum(1)
-    inside = (place >= left) & (place < right)
-    up = (place <= centre) & ((place < centre) | (centre == left) | (place == centre))
-    weights = inside.where(up.where(rising, falling), (place == centre).cast(float32) * (centre == left))
+    before, after = (place >= left) & (place <= centre), (place >= centre) & (place < right)
+    weights = after.where(falling, before.where(rising, 0))
     return weights.cast(onnx_dtype(call["output_datatype"]))

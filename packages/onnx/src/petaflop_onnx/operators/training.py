@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from petaflop import Tensor
@@ -18,7 +19,7 @@ def _groups(tensors: tuple[Tensor, ...], parts: int) -> list[tuple[Tensor, ...]]
     return [tuple(tensors[k + part * count] for part in range(parts)) for k in range(count)]
 
 
-def _results(groups: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def _results(groups: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return tuple(group[part] for part in range(len(groups[0])) for group in groups)
 
 
