@@ -19,11 +19,17 @@ from petaflop.errors import DeviceError, FileFormatError, NumericsError, Petaflo
 from petaflop_onnx.body import Body, Step
 from petaflop_onnx.formals import check_types
 from petaflop_onnx.host import FOLD, LARGEST_FOLD
+from petaflop_onnx.narrow import Format, Narrow
 from petaflop_onnx.reading import fault, printable
-from petaflop_onnx.values import Constant, NeedsValue, Value, shape_of_value, to_tensor, type_text
+from petaflop_onnx.table import Call
+from petaflop_onnx.values import Constant, NeedsValue, Value, shape_of_value, to_narrow, to_tensor, type_text
 
 __all__ = ["Execution", "Fates"]
 
+_MOVES = frozenset(
+    ["Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Reshape", "Slice", "Split"]
+    + ["Squeeze", "Tile", "Transpose", "Unsqueeze"]
+)
 _MOST_STEPS = 10_000_000  # of one run: what loops unroll to
 
 
@@ -122,12 +128,24 @@ class Execution:
             return self._done(step, "host: shape arithmetic", folded)
         if row.reads and not self.may_read:
             raise NeedsValue(step.where)
+        if row.name in _MOVES and inputs and (narrow := to_narrow(inputs[0])) is not None:
+            return self._done(step, "kernel", *self._move(step, call, narrow.format, inputs))
         arguments = [self._argument(step, position, value) for position, value in enumerate(inputs)]
         result = row.handler(call, *arguments)
         outputs = result if isinstance(result, tuple) else (result,)
         made = [Constant(out, self.device) if isinstance(out, np.ndarray) else out for out in outputs]
         plain = any(isinstance(out, Tensor) for out in made)
         return self._done(step, "host" if row.on_host or not plain else "kernel", *made)
+
+    def _move(self, step: Step, call: Call, form: Format, inputs: list[Value]) -> Iterable[Value]:
+        """Operators that only move elements move the bytes of types that kernels lack."""
+        given: list[Any] = []
+        for position, value in enumerate(inputs):
+            narrow = to_narrow(value)
+            given.append(self._argument(step, position, value if narrow is None else narrow.tensor))
+        result = step.row.handler(call, *given)
+        outputs = result if isinstance(result, tuple) else (result,)
+        return [Narrow(out, form) for out in outputs]
 
     def _done(self, step: Step, fate: str, *outputs: Value) -> Sequence[Value]:
         self.fates.note(step, fate)
@@ -169,6 +187,9 @@ def _shapes(inputs: Iterable[Value]) -> str:
             parts.append(f"a sequence of {len(value)}")
         else:
             like: Any = value.array if isinstance(value, Constant) else value
+            if isinstance(value, Narrow):
+                parts.append(f"{value.format.dtype}{list(value.shape)}")
+                continue
             parts.append(f"{like.dtype}{list(like.shape)}".removeprefix("petaflop."))
     return ", ".join(parts)
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from petaflop.dtype import from_numpy_dtype
+from petaflop.dtype import DType, from_numpy_dtype
 from petaflop_onnx.binding import Binder
 from petaflop_onnx.body import Step, constants_of, missing_inputs, sort_steps
+from petaflop_onnx.narrow import is_narrow
 from petaflop_onnx.reading import fault, printable
 from petaflop_onnx.tensors import numpy_dtype
 from petaflop_onnx.values import STRING, UNKNOWN, ValueSpec
@@ -93,8 +94,10 @@ def _value_info(path: Path, field: str, value: ValueInfoProto, untyped: bool = F
         return ValueSpec(value.name, UNKNOWN, None, optional, form)
     if tensor.elem_type == TensorProto.STRING:
         dtype, form = STRING, form or "string"
+    elif is_narrow(found := numpy_dtype(path, f"{field}.elem_type", tensor.elem_type)):
+        dtype, form = DType(found.name, "?", 1, found), form or "narrow"
     else:
-        dtype = from_numpy_dtype(numpy_dtype(path, f"{field}.elem_type", tensor.elem_type))
+        dtype = from_numpy_dtype(found)
     shape = tuple(_size(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
     return ValueSpec(value.name, dtype, shape, optional, form)
 

@@ -22,6 +22,7 @@ from petaflop_onnx.body import Body, Step
 from petaflop_onnx.execute import Execution, Fates
 from petaflop_onnx.graph import Graph, build
 from petaflop_onnx.host import LARGEST_FOLD
+from petaflop_onnx.narrow import Narrow, is_narrow, storage
 from petaflop_onnx.reading import printable, read_model
 from petaflop_onnx.values import Constant, NeedsValue, Value, ValueSpec, to_tensor
 
@@ -69,7 +70,8 @@ class Model:
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run on arrays or Tensors with the names, dtypes and shapes of `inputs`; else ArgumentError.
 
-        Outputs are Tensors; a sequence is a list of them, text an array of objects, an empty optional None.
+        Outputs are Tensors; a sequence is a list of them, text an array of objects, a type that
+        kernels lack (int4, float8e8m0) an ml_dtypes array, an empty optional None.
         """
         self._check(inputs)
         fixed = {name: _host(inputs[name]) for name in self._by_value if _is_small(inputs[name])}
@@ -118,6 +120,8 @@ class Model:
         array = np.asarray(given)
         if array.dtype.kind in "OSU":
             return Constant(array.astype(object), self._device)
+        if is_narrow(array.dtype):
+            return storage(array, self._device)
         return Tensor(array, device=self._device)
 
     def _run(self, fixed: Mapping[str, np.ndarray[Any, Any]]) -> _Run:
@@ -179,20 +183,21 @@ def _capturable(run: Callable[[Iterable[Value], bool], list[Value]]) -> Callable
 
 
 def _result(value: Value) -> Any:
-    """What the caller sees: text as an array, all else as Tensors."""
+    """What the caller sees: text and narrow types as arrays, all else as Tensors."""
     if isinstance(value, list):
         return [_result(item) for item in value]
     if isinstance(value, Constant):
-        return value.array if value.array.dtype.kind == "O" else value.tensor
-    return value
+        plain = value.array.dtype.kind != "O" and not is_narrow(value.array.dtype)
+        return value.tensor if plain else value.array
+    return value.numpy() if isinstance(value, Narrow) else value
 
 
 def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
     for value in values:
         if isinstance(value, list):
             yield from _tensors(value)
-        elif isinstance(value, Tensor):
-            yield value
+        elif isinstance(value, (Tensor, Narrow)):
+            yield value.tensor if isinstance(value, Narrow) else value
 
 
 def _is_small(value: Any) -> bool:

@@ -15,7 +15,8 @@ from petaflop import Tensor
 from petaflop.dtype import DType
 from petaflop.plugin_api import TensorSpec
 from petaflop_onnx.host import LARGEST_FOLD
-from petaflop_onnx.tensors import DTYPES
+from petaflop_onnx.narrow import Narrow, is_narrow, storage
+from petaflop_onnx.tensors import DTYPES, NARROW
 
 __all__ = [
     "STRING",
@@ -26,6 +27,7 @@ __all__ = [
     "Value",
     "ValueSpec",
     "shape_of_value",
+    "to_narrow",
     "to_tensor",
     "type_of",
     "type_text",
@@ -33,11 +35,12 @@ __all__ = [
 
 STRING = DType("string", "s", 1, np.dtype(object))
 UNKNOWN = DType("unknown", "?", 1, np.dtype(object))
-_NUMBERS = {dtype.name: number for number, dtype in DTYPES.items()}
+_ALL = {**DTYPES, **NARROW}
+_NUMBERS = {dtype.name: number for number, dtype in _ALL.items()}
 _SPELLED: Mapping[int, str] = {TensorProto.FLOAT: "float", TensorProto.DOUBLE: "double"}
 _TEXTS = {
     dtype.name: f"tensor({_SPELLED.get(number, TensorProto.DataType.Name(number).lower())})"
-    for number, dtype in DTYPES.items()
+    for number, dtype in _ALL.items()
 }
 # ONNX's spelling of a type -> NumPy's name of the dtype
 TYPE_NAMES: Mapping[str, str] = {text: name for name, text in _TEXTS.items()}
@@ -50,8 +53,8 @@ class NeedsValue(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ValueSpec(TensorSpec):
-    """An input or output of a model; `form` is "" for tensors of numbers, else sequence, optional or
-    string."""
+    """An input or output of a model; `form` is "" for tensors of what kernels compute with, else
+    sequence, optional, string or narrow."""
 
     form: str = ""
 
@@ -82,7 +85,7 @@ class Constant:
         return kind == "O" or (kind in "biu" and self.array.size <= LARGEST_FOLD)
 
 
-Value = Tensor | Constant | list[Any] | None
+Value = Tensor | Constant | Narrow | list[Any] | None
 
 
 def _constant_tensor(array: np.ndarray[Any, Any], device: str | None) -> Tensor:
@@ -97,19 +100,32 @@ def to_tensor(value: Value) -> Tensor:
     if isinstance(value, Constant):
         if value.array.dtype.kind == "O":
             raise ValueError("input: expected a tensor of numbers, got text")
+        if is_narrow(value.array.dtype):
+            raise ValueError(f"input: expected a type that kernels have, got {value.array.dtype}")
         return value.tensor
+    if isinstance(value, Narrow):
+        raise ValueError(f"input: expected a type that kernels have, got {value.format.dtype}")
     if not isinstance(value, Tensor):
         raise ValueError(f"input: expected a tensor, got {'a sequence' if value is not None else 'nothing'}")
     return value
 
 
+def to_narrow(value: Value) -> Narrow | None:
+    """The value as a Narrow, if its type is one of those."""
+    if isinstance(value, Constant) and is_narrow(value.array.dtype):
+        return storage(value.array, value.device)
+    return value if isinstance(value, Narrow) else None
+
+
 def shape_of_value(value: Value) -> tuple[int, ...]:
     """The sizes of a tensor, whoever knows its elements."""
-    like = value if isinstance(value, Constant) else to_tensor(value)
+    like = value if isinstance(value, (Constant, Narrow)) else to_tensor(value)
     return tuple(int(size) for size in like.shape)
 
 
-def _dtype_name(value: Tensor | Constant) -> str:
+def _dtype_name(value: Tensor | Constant | Narrow) -> str:
+    if isinstance(value, Narrow):
+        return value.format.dtype.name
     dtype = value.dtype.numpy if isinstance(value, Tensor) else value.array.dtype
     return "string" if dtype.kind in "OSU" else dtype.name
 

@@ -8,11 +8,16 @@ from typing import Any
 from onnx import TensorProto
 
 from petaflop import Tensor
-from petaflop.dtype import bool_, to_dtype
+from petaflop.dtype import DType, bool_, float8_e4m3, float8_e5m2, float32, to_dtype
 from petaflop_onnx.host import as_text
-from petaflop_onnx.operators.common import Array, legacy, onnx_dtype, shape_of
+from petaflop_onnx.narrow import Format, decoded, encoded
+from petaflop_onnx.operators.common import Array, legacy, onnx_dtype, onnx_type, shape_of
 from petaflop_onnx.table import Call, operator
+from petaflop_onnx.values import Value, to_narrow, to_tensor
 
+__all__ = ["converted"]
+
+_LARGEST = {float8_e4m3: 448.0, float8_e5m2: 57344.0}
 _UNARY: dict[str, tuple[int, ...]] = {
     "Abs": (1, 6, 13),
     "Acos": (7, 22),
@@ -237,11 +242,22 @@ def _clip(_: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = N
     return x if high is None else x.minimum(high)
 
 
-@operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
-def _cast(call: Call, x: Tensor) -> Any:
+@operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28, raw=True)
+def _cast(call: Call, x: Value) -> Any:
     if call["to"] == TensorProto.STRING:
         return as_text(call.read(x))
-    return x.cast(onnx_dtype(call["to"]))
+    return converted(call, x, onnx_type(call["to"]))
+
+
+def converted(call: Call, x: Value, to: DType | Format) -> Value:
+    """x as another type; numbers too large for a float of 8 bits saturate, unless the node says otherwise."""
+    narrow, saturate = to_narrow(x), bool(call.get("saturate", 1))
+    number = to_tensor(x) if narrow is None else decoded(narrow)
+    if isinstance(to, Format):
+        return encoded(number, to, saturate, call.get("round_mode") or "up")
+    if to in _LARGEST and saturate:
+        number = number.cast(float32).clip(-_LARGEST[to], _LARGEST[to])
+    return number.cast(to)
 
 
 @operator("Cast", 1)
@@ -254,6 +270,7 @@ def _bit_cast(call: Call, x: Tensor) -> Tensor:
     return x.bitcast(onnx_dtype(call["to"]))
 
 
-@operator("CastLike", 15, 19, 21, 23, 24, 25)
-def _cast_like(_: Call, x: Tensor, like: Tensor) -> Tensor:
-    return x.cast(like.dtype)
+@operator("CastLike", 15, 19, 21, 23, 24, 25, raw=True)
+def _cast_like(call: Call, x: Value, like: Value) -> Value:
+    narrow = to_narrow(like)
+    return converted(call, x, to_tensor(like).dtype if narrow is None else narrow.format)

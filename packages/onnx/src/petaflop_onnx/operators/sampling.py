@@ -192,8 +192,8 @@ def _max_roi_pool(call: Call, x: Tensor, regions: Tensor) -> Tensor:
 
     def inside(low: Tensor, high: Tensor, bins: int, size: int) -> Tensor:
         """Which elements [R, bins, size] a bin holds."""
-        start = (low * call["spatial_scale"]).round().reshape(-1, 1)
-        length = ((high * call["spatial_scale"]).round().reshape(-1, 1) - start + 1).maximum(1)
+        start, end = ((edge * call["spatial_scale"] + 0.5).floor().reshape(-1, 1) for edge in (low, high))
+        length = (end - start + 1).maximum(1)
         bin_ = Tensor.arange(bins, device=x.device).cast(float32).reshape(1, -1)
         first = (bin_ * length / bins).floor() + start
         last = ((bin_ + 1) * length / bins).ceil() + start
