@@ -101,7 +101,26 @@ def test_what_is_not_a_number() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("to", ["int8", "uint8", "int16", "int32", "int64"])
 def test_casts_saturate(dtype: str, to: str) -> None:
-    x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 300, -300, 127.9, -128.9, -0.9, 2.5, 65504, 0])
+    x = np.array(
+        [
+            np.nan,
+            np.inf,
+            -np.inf,
+            1e30,
+            -1e30,
+            300,
+            -300,
+            127.9,
+            -128.9,
+            -0.9,
+            2.5,
+            65504,
+            0,
+            2.0**63,
+            2.0**31,
+            -(2.0**63),
+        ]
+    )
     with np.errstate(over="ignore"):
         narrow = x.astype(dtype)
     check(lambda t: t.cast(to), narrow)
