@@ -17,7 +17,7 @@ CORE = Path(__file__).resolve().parent.parent / "packages" / "core" / "src" / "p
 LAYERS = (
     "petaflop __main__ cli",
     "nn optim state jit amp function",
-    "trace",
+    "trace recording",
     "capture guards structure",
     "tensor",
     "realize plugin_api",

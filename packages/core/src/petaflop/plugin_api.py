@@ -2,7 +2,8 @@
 
 A backend that interprets reads Kernel, its blocks and `Expr`s; one that renders takes Target, `lower` and a
 renderer, and reads Loops; one that tunes also writes Plans and MatrixInstructions. A format subclasses
-QuantScheme and writes its dequantization with `petaflop.Tensor`. All else may change.
+QuantScheme and writes its dequantization with `petaflop.Tensor`. An exporter reads the Nodes that
+`petaflop.recording` gives it. All else may change.
 """
 
 from petaflop.codegen.lower import lower
@@ -22,8 +23,21 @@ from petaflop.errors import (
     PluginError,
     ShapeError,
 )
+from petaflop.graph.node import Node, Reduce, Scan, Scatter
 from petaflop.graph.ops import OP_SPEC_VERSION, SPEC, Native, Op, OpSpec
-from petaflop.graph.symbolic import FALSE, TRUE, Dim, Expr, Leaf, constant, evaluate, substitute, topological
+from petaflop.graph.symbolic import (
+    FALSE,
+    TRUE,
+    Dim,
+    Expr,
+    Leaf,
+    constant,
+    evaluate,
+    linear_terms,
+    substitute,
+    topological,
+)
+from petaflop.graph.view import source_index
 from petaflop.ir import loops, plan
 from petaflop.ir.kernel import (
     Argument,
@@ -92,6 +106,7 @@ __all__ = [
     "Loops",
     "MatrixInstruction",
     "Native",
+    "Node",
     "Op",
     "OpSpec",
     "Packed",
@@ -100,8 +115,11 @@ __all__ = [
     "Plane",
     "PluginError",
     "QuantScheme",
+    "Reduce",
     "Reduction",
     "Replay",
+    "Scan",
+    "Scatter",
     "SchemeFile",
     "ShapeError",
     "Signature",
@@ -120,6 +138,7 @@ __all__ = [
     "default_plan",
     "evaluate",
     "hookimpl",
+    "linear_terms",
     "load",
     "loads_of",
     "loops",
@@ -131,6 +150,7 @@ __all__ = [
     "reduction",
     "render_c",
     "render_llvm",
+    "source_index",
     "substitute",
     "to_dtype",
     "topological",

@@ -66,8 +66,8 @@ class MultiheadAttention(Module):
         q, k, v = (self._project(x, part) for part, x in enumerate(sources))
         scores = q.matmul(k.transpose(-2, -1)) * (1 / math.sqrt(self.embed_dim // self.num_heads))
         if is_causal:
-            ones = Tensor.ones(int(scores.shape[-2]), int(scores.shape[-1]), device=query.device)
-            scores = scores.masked_fill(ones.tril() == 0, -math.inf)
+            rows, columns = (Tensor.arange(size, device=query.device) for size in scores.shape[-2:])
+            scores = scores.masked_fill(columns > rows.unsqueeze(1), -math.inf)
         if attn_mask is not None:
             mask = (
                 attn_mask

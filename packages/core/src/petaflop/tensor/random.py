@@ -77,6 +77,11 @@ class Random(LinearAlgebra):
                 state = _states[device] = cls._from_node(_state_node(device), device)
             return state
 
+    @staticmethod
+    def _is_state(tensor: Any) -> bool:
+        """Whether a tensor is the state of some device."""
+        return any(tensor is state for state in _states.values())
+
     @classmethod
     def _bits(cls, count: Dim, device: str | None) -> tuple[Value, Value]:
         """Two uint32 words for each of `count` counters; the state moves on by as many."""

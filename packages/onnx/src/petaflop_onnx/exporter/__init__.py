@@ -1,0 +1,1 @@
+"""Our graph to ONNX: `petaflop_onnx.export` and `petaflop export`."""
