@@ -1,4 +1,4 @@
-"""Whole ONNX models, replayed, against onnxruntime on equal threads: `python benchmarks/models.py [NAME ...]`.
+"""Whole ONNX models, replayed, against onnxruntime on equal threads: `python benchmarks/models.py [NAME...]`.
 
 The graphs are the importer's test data: eight architectures whose weights are made up, the same everywhere.
 Runs alternate in one process; times are medians, after a warm-up, from NumPy arrays to NumPy arrays.
