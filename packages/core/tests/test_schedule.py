@@ -22,6 +22,7 @@ from petaflop.graph.node import (
     const,
     duplicate,
     gather,
+    realize,
     reduce,
     scan,
     scatter,
@@ -330,6 +331,22 @@ def test_the_later_of_two_writes_wins(fuse: bool) -> None:
     second = assign(first, shrink(other, ((0, 4),)), ((0, 4, 1),))
     with overrides(fuse=fuse):
         np.testing.assert_array_equal(to_host(second), [1, 2, 3, 4, 1, 0])
+
+
+def test_a_constant_computed_on_one_device_is_computed_again_on_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Equal nodes without a device are one node; their memory is on the device that came first."""
+    another = ReferenceBackend()
+    another.name = "another"
+    monkeypatch.setitem(registry._backends, "another", another)
+    shared = realize(add(const(8, float32, (3,)), const(33, float32, (3,))))
+    realize_nodes([shared], DEVICE)
+    total = add(shared, from_host(np.arange(3, dtype=np.float32), "another"))
+    realize_nodes([total], "another")
+    assert total.buffer.backend is another
+    assert shared.buffer is None or shared.buffer.backend is another
+    np.testing.assert_array_equal(to_host(total), [41, 42, 43])
 
 
 def test_a_duplicate_has_memory_of_its_own() -> None:

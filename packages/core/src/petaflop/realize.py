@@ -126,6 +126,10 @@ def _copy(node: Node) -> None:
 
 def _realize_on(backend: Backend, roots: list[Node]) -> None:
     order = toposort(roots)
+    constants = [n for n in order if n.device is None and n.buffer is not None]  # at home everywhere
+    for node in [n for n in constants if n.buffer.backend is not backend]:
+        node.buffer = None  # it was computed elsewhere: once more, here
+        order = toposort(roots)
     prepared = prepare(order, roots, backend)
     bindings = _bound(prepared)
     given = {
