@@ -18,11 +18,14 @@ import numpy as np
 import pytest
 from plugin_offers import GOOD, Offers, offers
 
+from petaflop import Tensor
 from petaflop.cli import COMMANDS, main
 from petaflop.cli.files import NpyFile, write_atomically, write_npz
 from petaflop.cli.page import page
 from petaflop.cli.stages import Section, Stage
 from petaflop.config import config, overrides
+from petaflop.dtype import float32
+from petaflop.plugins.importer import TensorSpec
 
 __all__ = ["offers"]
 
@@ -148,6 +151,28 @@ def test_run_writes_what_the_model_gave(toy: Path, capsys: pytest.CaptureFixture
         assert found["file"] == 1  # a name that numpy.savez could not take
     assert "double: float32[2, 3]" in capsys.readouterr().out
     assert not list(toy.glob(".*.partial"))
+
+
+def test_run_explains_what_the_model_explains(
+    toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs are made up where none are given; an importer that cannot explain is told so."""
+    refuses(capsys, "run", toy / "model.toy", "--explain", says=("--explain", "model.toy"))
+    monkeypatch.setattr("petaflop.cli.run.load_model", lambda *_: _Explained())
+    assert call("run", toy / "model.toy", "--explain") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 kernel, 1 folded" in lines
+    assert ["b", "Mul-14", "kernel"] in [line.split() for line in lines]
+
+
+class _Explained:
+    inputs = outputs = (TensorSpec("x", float32, (2,)),)
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        return {"x": Tensor(inputs["x"])}
+
+    def explain(self) -> list[tuple[str, str, str]]:
+        return [("a", "Exp-13", "folded"), ("b", "Mul-14", "kernel"), ("c", "Add-14", "kernel")]
 
 
 def test_run_finds_the_importer(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

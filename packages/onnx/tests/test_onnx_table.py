@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 from onnx import defs
 
@@ -42,3 +44,11 @@ def test_nearest_names_the_closest_version() -> None:
     assert nearest("", "Softmax", 12) == 11 or nearest("", "Softmax", 12) == 13
     assert nearest("", "NoSuchOperator", 1) is None
     assert onnx.defs.onnx_opset_version() >= 18
+
+
+def test_the_readme_lists_what_runs_on_the_host() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    section = text.partition("## What runs on the host")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| ")][1:]
+    listed = {name.strip() for row in rows for name in row.split(",")}
+    assert listed == {row.name for row in TABLE.values() if row.on_host}

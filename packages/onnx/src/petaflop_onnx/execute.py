@@ -18,7 +18,7 @@ from petaflop import Tensor
 from petaflop.errors import DeviceError, FileFormatError, NumericsError, PetaflopError
 from petaflop_onnx.body import Body, Step
 from petaflop_onnx.formals import check_types
-from petaflop_onnx.host import FOLD, LARGEST_FOLD
+from petaflop_onnx.host import FOLD, LARGEST_FLOATS, LARGEST_FOLD, TooLarge
 from petaflop_onnx.narrow import Format, Narrow
 from petaflop_onnx.reading import fault, printable
 from petaflop_onnx.table import Call
@@ -125,7 +125,7 @@ class Execution:
             fate = "inlined" if step.expand or "" in step.bodies else "control"
             return self._done(step, fate, *row.handler(self, step, inputs, values))
         if (folded := self._fold(step, inputs)) is not None:
-            return self._done(step, "host: shape arithmetic", folded)
+            return self._done(step, "host: shape arithmetic", *folded)
         if row.reads and not self.may_read:
             raise NeedsValue(step.where)
         if row.name in _MOVES and inputs and (narrow := to_narrow(inputs[0])) is not None:
@@ -151,16 +151,28 @@ class Execution:
         self.fates.note(step, fate)
         return outputs
 
-    def _fold(self, step: Step, inputs: list[Value]) -> Value:
-        if step.row.name not in FOLD or step.row.raw:
+    def _fold(self, step: Step, inputs: list[Value]) -> tuple[Value, ...] | None:
+        """What the host makes of small constants; None where kernels must."""
+        if step.row.name not in FOLD or not step.row.since:
             return None
         present = [value for value in inputs if value is not None]
-        known = [value for value in present if isinstance(value, Constant) and value.foldable]
+        known = [value for value in present if isinstance(value, Constant) and self._foldable(value)]
         if len(known) < len(present) or not _fits(step, known):
             return None
         arrays = [value.array if isinstance(value, Constant) else None for value in inputs]
-        folded = FOLD[step.row.name](step.call, *arrays)
-        return Constant(folded, self.device) if folded.dtype.kind in "biuO" else None
+        try:
+            result = FOLD[step.row.name](step.call, *arrays)
+        except TooLarge:
+            return None
+        made = [
+            Constant(array, self.device) for array in (result if isinstance(result, tuple) else (result,))
+        ]
+        return tuple(made) if all(map(self._foldable, made)) else None
+
+    def _foldable(self, value: Constant) -> bool:
+        """Floats are folded only within a capture, where nothing can be read: sizes may depend on them."""
+        small = value.array.dtype.kind == "f" and value.array.size <= LARGEST_FLOATS
+        return value.foldable or (small and not self.may_read)
 
     def _argument(self, step: Step, position: int, value: Value) -> Any:
         if position in step.row.either and isinstance(value, Constant):

@@ -1,5 +1,5 @@
 """Shape arithmetic on the host: what NumPy may compute, which is integers and bools that come from shapes
-and constants.
+and constants, and within a capture the few floats by which exporters scale sizes.
 
 Everything else is a Tensor. The table below covers the operators that exporters use to compute shapes, axes
 and slices.
@@ -7,6 +7,7 @@ and slices.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,9 +17,19 @@ from onnx import TensorProto
 from petaflop_onnx.table import Call
 from petaflop_onnx.tensors import DTYPES
 
-__all__ = ["FOLD", "LARGEST_FOLD", "as_text", "axes_of", "normalize_axis", "slices_of"]
+__all__ = [
+    "FOLD",
+    "LARGEST_FLOATS",
+    "LARGEST_FOLD",
+    "TooLarge",
+    "as_text",
+    "axes_of",
+    "normalize_axis",
+    "slices_of",
+]
 
 Array = np.ndarray[Any, Any]
+LARGEST_FLOATS = 64
 LARGEST_FOLD = 1 << 12  # elements; larger constants are data, not shapes
 
 
@@ -69,6 +80,9 @@ def _unsqueeze(call: Call, x: Array, axes: Array | None = None) -> Array:
 
 def _divide(_: Call, a: Array, b: Array) -> Array:
     """Integer division towards zero; by zero gives 0, as no shape depends on it."""
+    if a.dtype.kind == "f":
+        with np.errstate(all="ignore"):
+            return np.asarray(a / b)
     safe = np.where(b == 0, 1, b)
     quotient = np.abs(a) // np.abs(safe) * np.sign(a) * np.sign(safe)
     return np.where(b == 0, 0, quotient).astype(np.result_type(a, b))
@@ -76,7 +90,8 @@ def _divide(_: Call, a: Array, b: Array) -> Array:
 
 def _reduce(function: Callable[..., Any]) -> Callable[..., Array]:
     def fold(call: Call, x: Array, axes: Array | None = None) -> Array:
-        if axes is not None and axes.size == 0 and call.get("noop_with_empty_axes"):
+        empty = (axes is None or axes.size == 0) and call.get("axes") is None
+        if empty and call.get("noop_with_empty_axes"):
             return x
         given = None if axes is not None and axes.size == 0 else axes
         which = axes_of(call, given, x.ndim)
@@ -151,18 +166,69 @@ def _range(_: Call, start: Array, stop: Array, step: Array) -> Array:
     return np.arange(start.item(), stop.item(), step.item(), dtype=start.dtype)
 
 
+def _transpose(call: Call, x: Array) -> Array:
+    return x.transpose(call.get("perm") or range(x.ndim)[::-1])
+
+
+def _flatten(call: Call, x: Array) -> Array:
+    axis = call["axis"] if call["axis"] >= 0 else call["axis"] + x.ndim
+    return x.reshape(math.prod(x.shape[:axis]), -1)
+
+
+def _expand(_: Call, x: Array, shape: Array) -> Array:
+    sizes = np.broadcast_shapes(x.shape, tuple(shape.tolist()))
+    if math.prod(sizes) > LARGEST_FOLD:
+        raise TooLarge
+    return np.broadcast_to(x, sizes).copy()
+
+
+def _tile(_: Call, x: Array, repeats: Array) -> Array:
+    if repeats.ndim != 1 or math.prod(x.shape) * math.prod(map(abs, repeats.tolist())) > LARGEST_FOLD:
+        raise TooLarge
+    return np.tile(x, repeats)
+
+
+def _split(call: Call, x: Array, split: Array | None = None) -> tuple[Array, ...]:
+    axis = normalize_axis(call["axis"], x.ndim)
+    sizes = call.get("split") if split is None else split.tolist()
+    if sizes is None:
+        part = -(-x.shape[axis] // (call.get("num_outputs") or call.output_count))
+        return tuple(np.split(x, range(part, x.shape[axis], part), axis))
+    if sum(sizes) != x.shape[axis]:
+        raise ValueError(f"split: expected sizes that add to {x.shape[axis]}, got {list(sizes)}")
+    return tuple(np.split(x, np.cumsum(sizes)[:-1], axis))
+
+
+def _nonzero(_: Call, x: Array) -> Array:
+    return np.asarray(np.nonzero(x), np.int64).reshape(x.ndim, -1)
+
+
+def _mod(call: Call, a: Array, b: Array) -> Array:
+    if not np.all(b):
+        raise TooLarge  # left to the kernels, which never trap
+    return np.fmod(a, b) if call["fmod"] else np.mod(a, b)
+
+
 def _where(_: Call, condition: Array, a: Array, b: Array) -> Array:
     return np.where(condition, a, b)
 
 
-FOLD: Mapping[str, Callable[..., Array]] = {
+class TooLarge(Exception):
+    """A result that is no shape, but data: kernels make it."""
+
+
+FOLD: Mapping[str, Callable[..., Array | tuple[Array, ...]]] = {
     "Abs": _unary(np.abs),
     "Add": _elementwise(np.add),
     "And": _elementwise(np.logical_and),
     "Cast": _cast,
+    "Ceil": _unary(np.ceil),
     "Concat": _concat,
     "Div": _divide,
     "Equal": _elementwise(np.equal),
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Floor": _unary(np.floor),
     "Gather": _gather,
     "Greater": _elementwise(np.greater),
     "GreaterOrEqual": _elementwise(np.greater_equal),
@@ -171,8 +237,10 @@ FOLD: Mapping[str, Callable[..., Array]] = {
     "LessOrEqual": _elementwise(np.less_equal),
     "Max": _elementwise(np.maximum),
     "Min": _elementwise(np.minimum),
+    "Mod": _mod,
     "Mul": _elementwise(np.multiply),
     "Neg": _unary(np.negative),
+    "NonZero": _nonzero,
     "Not": _unary(np.logical_not),
     "Or": _elementwise(np.logical_or),
     "Range": _range,
@@ -181,9 +249,15 @@ FOLD: Mapping[str, Callable[..., Array]] = {
     "ReduceProd": _reduce(np.prod),
     "ReduceSum": _reduce(np.sum),
     "Reshape": _reshape,
+    "Round": _unary(np.round),
+    "Sign": _unary(np.sign),
     "Slice": _slice,
+    "Split": _split,
+    "Sqrt": _unary(np.sqrt),
     "Squeeze": _squeeze,
     "Sub": _elementwise(np.subtract),
+    "Tile": _tile,
+    "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Where": _where,
 }

@@ -36,16 +36,20 @@ DTYPES: Mapping[int, np.dtype[Any]] = {
     TensorProto.FLOAT8E4M3FN: np.dtype(ml_dtypes.float8_e4m3fn),
     TensorProto.FLOAT8E5M2: np.dtype(ml_dtypes.float8_e5m2),
 }
-# types that no kernel has; see narrow.py
+# types that no kernel has, see narrow.py; older releases of onnx lack some
+_NARROW_NAMES = {
+    "FLOAT8E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "FLOAT8E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+    "UINT4": ml_dtypes.uint4,
+    "INT4": ml_dtypes.int4,
+    "FLOAT4E2M1": ml_dtypes.float4_e2m1fn,
+    "FLOAT8E8M0": ml_dtypes.float8_e8m0fnu,
+    "UINT2": ml_dtypes.uint2,
+    "INT2": ml_dtypes.int2,
+}
+_NUMBERS: Mapping[str, int] = dict(TensorProto.DataType.items())
 NARROW: Mapping[int, np.dtype[Any]] = {
-    TensorProto.FLOAT8E4M3FNUZ: np.dtype(ml_dtypes.float8_e4m3fnuz),
-    TensorProto.FLOAT8E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz),
-    TensorProto.UINT4: np.dtype(ml_dtypes.uint4),
-    TensorProto.INT4: np.dtype(ml_dtypes.int4),
-    TensorProto.FLOAT4E2M1: np.dtype(ml_dtypes.float4_e2m1fn),
-    TensorProto.FLOAT8E8M0: np.dtype(ml_dtypes.float8_e8m0fnu),
-    TensorProto.UINT2: np.dtype(ml_dtypes.uint2),
-    TensorProto.INT2: np.dtype(ml_dtypes.int2),
+    _NUMBERS[name]: np.dtype(kind) for name, kind in _NARROW_NAMES.items() if name in _NUMBERS
 }
 _NARROW_BITS: Mapping[str, int] = {"uint4": 4, "int4": 4, "float4_e2m1fn": 4, "uint2": 2, "int2": 2}
 _LIST_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from petaflop.cli.files import check_names, check_writable, write_npz
-from petaflop.cli.models import add_device_argument, load_model, open_device, read_inputs
+from petaflop.cli.models import add_device_argument, load_model, made_up_inputs, open_device, read_inputs
+from petaflop.cli.tables import print_table
 from petaflop.errors import ArgumentError
+from petaflop.plugins.importer import ExplainedModel
 
 __all__ = ["configure", "run"]
 
@@ -33,6 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bench", action="store_true", help="time the model, and its kernels against the machine"
     )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="say what became of each node; without --input on made-up inputs",
+    )
     add_device_argument(parser)
 
 
@@ -44,17 +52,32 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(options.model, options.importer, device)
     if options.output is not None:
         check_names(options.output, (spec.name for spec in model.outputs))
-    inputs = read_inputs(model.inputs, options.input, options.model)
+    if options.explain and not isinstance(model, ExplainedModel):
+        raise ArgumentError(f"--explain: expected a model whose importer explains it, got {options.model}")
+    if options.explain and not options.input:
+        inputs = made_up_inputs(model.inputs, {})
+    else:
+        inputs = read_inputs(model.inputs, options.input, options.model)
     outputs = model(inputs)
     arrays = {spec.name: outputs[spec.name].numpy() for spec in model.outputs}
     if options.output is not None:
         write_npz(options.output, arrays)
     _print(arrays)
+    if options.explain and isinstance(model, ExplainedModel):
+        _explain(model)
     if options.bench:
         from petaflop.cli.bench import bench_model
 
         bench_model(model, inputs, device)
     return 0
+
+
+def _explain(model: ExplainedModel) -> None:
+    """The counts, then a line for each node."""
+    rows = model.explain()
+    counts = Counter(fate for _, _, fate in rows)
+    print("\n" + ", ".join(f"{count} {fate}" for fate, count in counts.most_common()) + "\n")
+    print_table(("node", "operator", "what became of it"), rows)
 
 
 def _check_output(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from petaflop.dtype import DType, to_dtype
 from petaflop.errors import ArgumentError
 
-__all__ = ["ImportedModel", "Importer", "TensorSpec", "check_inputs"]
+__all__ = ["ExplainedModel", "ImportedModel", "Importer", "TensorSpec", "check_inputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,13 @@ class ImportedModel(Protocol):
     outputs: Sequence[TensorSpec]
 
     def __call__(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class ExplainedModel(ImportedModel, Protocol):
+    """A model that can tell what became of each node of its file: (name, operator, what)."""
+
+    def explain(self) -> Sequence[tuple[str, str, str]]: ...
 
 
 @runtime_checkable

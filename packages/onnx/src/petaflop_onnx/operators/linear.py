@@ -8,6 +8,8 @@ from petaflop_onnx.operators.common import legacy, shape_of
 from petaflop_onnx.operators.convolution import convolve, without_channel_zero
 from petaflop_onnx.table import Call, operator
 
+_LARGEST_MATRIX = 256
+
 
 @operator("MatMul", 1, 9, 13)
 def _matmul(_: Call, a: Tensor, b: Tensor) -> Tensor:
@@ -62,6 +64,8 @@ def _matmul_integer(
 def _det(_: Call, x: Tensor) -> Tensor:
     """By elimination with the largest pivot of each column."""
     lead, size = shape_of(x)[:-2], shape_of(x)[-1]
+    if size > _LARGEST_MATRIX:
+        raise ValueError(f"X: expected at most {_LARGEST_MATRIX} rows, as each is a step of code, got {size}")
     rows = x.reshape(-1, size, size)
     place = Tensor.arange(size, device=x.device)
     result = Tensor.ones(shape_of(rows)[0], dtype=x.dtype, device=x.device)

@@ -13,6 +13,7 @@ from petaflop.dtype import float32, int64
 from petaflop_onnx.operators.common import shape_of
 from petaflop_onnx.table import Call, operator
 
+_MOST_SAMPLES = 1 << 12
 # Places outside of an axis: (index, size) → (index inside, whether it counts).
 Outside = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
 
@@ -145,6 +146,8 @@ def _region_axis(
         step = (Tensor.arange(ratio, device=low.device).cast(float32).reshape(1, 1, -1) + 0.5) / ratio
         return start + (bin_ + step) * width, None
     counts = np.maximum(np.ceil(call.read(length / bins)), 1)
+    if counts.max(initial=1) > _MOST_SAMPLES:
+        raise ValueError(f"rois: expected at most {_MOST_SAMPLES} samples in a bin, got {counts.max():g}")
     many = Tensor(counts.astype(np.float32), device=low.device).reshape(-1, 1, 1)
     step = Tensor.arange(int(counts.max(initial=1)), device=low.device).cast(float32).reshape(1, 1, -1)
     return start + (bin_ + (step + 0.5) / many) * width, step < many

@@ -17,7 +17,8 @@ from petaflop_onnx.operators.common import Array
 from petaflop_onnx.table import Call, operator
 from petaflop_onnx.values import Constant
 
-_MOST_PIXELS = 1 << 28
+_MOST_PIXELS = 1 << 26
+_MOST_GRAMS = 1 << 26
 
 
 def is_text(value: Any) -> bool:
@@ -90,6 +91,8 @@ def _tf_idf(call: Call, x: Array) -> Array:
     rows = x.reshape(1, -1) if x.ndim < 2 else x
     pool = _pool(call, "pool_strings" if call.get("pool_strings") else "pool_int64s")
     size = max(call["ngram_indexes"], default=-1) + 1
+    if size * rows.shape[0] > _MOST_GRAMS or min(call["ngram_indexes"], default=0) < 0:
+        raise ValueError(f"ngram_indexes: expected 0 to 2^26 in all, got up to {size - 1}")
     counts = np.zeros((rows.shape[0], size), np.float32)
     for row, tokens in enumerate(rows.tolist()):
         for length in range(call["min_gram_length"], call["max_gram_length"] + 1):
@@ -137,7 +140,7 @@ def _image_decoder(call: Call, stream: Array) -> Array:
         raise ValueError(f"pixel_format: expected {', '.join(modes)}, got {call['pixel_format']!r}")
     image = _pillow().open(io.BytesIO(stream.tobytes()))
     if image.width * image.height > _MOST_PIXELS:
-        raise ValueError(f"encoded_stream: expected at most 2^28 pixels, got {image.width} x {image.height}")
+        raise ValueError(f"encoded_stream: expected at most 2^26 pixels, got {image.width} x {image.height}")
     array = np.asarray(image.convert(modes[call["pixel_format"]]))
     array = array[:, :, None] if array.ndim == 2 else array
     return np.ascontiguousarray(array[:, :, ::-1] if call["pixel_format"] == "BGR" else array)
