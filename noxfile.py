@@ -248,7 +248,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def bench(session: nox.Session) -> None:
     """Run the benchmarks side by side with their peers: all of them, or those named after `--`."""
-    provide(session, list(PACKAGES), PEERS)
+    provide(session, list(PACKAGES), [*PEERS, "matplotlib>=3.8"])
     names = session.posargs or [path.stem for path in sorted(ROOT.glob("benchmarks/[a-z]*.py"))]
     if not names:
         session.error("expected programs in benchmarks/, found none")
