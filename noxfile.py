@@ -54,8 +54,11 @@ MODELS = {
 }
 EXAMPLES_NEED = ["pillow>=10.1", "tokenizers>=0.15"]  # of examples/*.py, besides what our packages need
 PEERS = ["torch==2.13.0", "onnxruntime>=1.20", "scikit-learn>=1.5"]
+ONNX = "onnx==1.23.2"  # makes the cases of the suite: another version is another baseline
+PILLOW = "pillow>=10"  # ImageDecoder's
 BUILDERS = ["hatchling>=1.27", "editables>=0.5"]  # what an editable install needs without the network
-TESTS = ["pytest>=8.2", "hypothesis>=6.100"]
+TESTS = ["pytest>=8.2", "pytest-xdist>=3.6", "hypothesis>=6.100"]
+SPREAD = ("-n", "auto", "--dist", "worksteal")  # a worker for each core
 LINTERS = ["ruff>=0.14", "mypy>=1.18", "nox>=2024.4.15"]
 
 
@@ -105,7 +108,7 @@ def test(session: nox.Session, *arguments: str | Path, **variables: str) -> None
     """Run pytest in an empty folder outside the tree, so that only what is installed can be imported."""
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
         env = {**environment(folder), **variables}
-        session.run("pytest", *map(str, arguments), *session.posargs, env=env)
+        session.run("pytest", *SPREAD, *map(str, arguments), *session.posargs, env=env)
 
 
 def unit_tests(session: nox.Session, *folders: Path, **variables: str) -> None:
@@ -281,6 +284,16 @@ def bench(session: nox.Session) -> None:
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
         for name in names:
             session.run("python", str(ROOT / "benchmarks" / f"{name}.py"), env=environment(folder))
+
+
+@nox.session(requires=["build"])
+def onnx_suite(session: nox.Session) -> None:
+    """Run all cases of ONNX's backend suite against their baseline; `-- --update` adds what newly passes."""
+    provide(session, ["core", "backend-cpu", "onnx"], [ONNX, PILLOW])
+    baseline = PACKAGES["onnx"] / "tests" / "data" / "suite_passes.txt"
+    given = ["--baseline", str(baseline), "--report", str(DIST / "onnx"), *session.posargs]
+    with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
+        session.run("python", "-m", "petaflop_onnx.suite", *given, env=environment(folder))
 
 
 @nox.session(requires=["build"])

@@ -13,6 +13,7 @@ from petaflop.dtype import DType, bfloat16, float16, float32, float64, int8, int
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, both, constant, greater_equal, less
 from petaflop.ir.kernel import Argument, Block, Kernel, Store, Temporary, axis, load, reduction, state, value
+from petaflop.ir.plan import Window
 
 rng = np.random.default_rng(11)
 WIDE = {float16: float32, bfloat16: float32, int8: int32}
@@ -140,6 +141,15 @@ CONVOLUTIONS = [  # batch, channels in, channels out, height, width, taps, strid
 ]
 
 
+CONVOLUTIONS += [
+    (2, 5, 33, 30, 47, 3, 2, 1, 1),
+    (1, 3, 18, 64, 64, 7, 2, 3, 1),
+    (1, 40, 8, 20, 33, 1, 2, 0, 1),
+    (1, 6, 20, 19, 50, 3, 3, 2, 2),
+    (1, 200, 9, 16, 16, 3, 1, 1, 1),
+]
+
+
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_convolution(case: tuple[int, ...]) -> None:
     batch, inner, outer, height, width, taps, stride, pad, dilation = case
@@ -168,3 +178,40 @@ def test_convolution(case: tuple[int, ...]) -> None:
             expected += np.einsum("bcij,oc->boij", part, weights[:, :, dy, dx])
     for got in both_plans(kernel, [image, weights], np.zeros(shapes[2], np.float32)):
         np.testing.assert_allclose(got, expected, atol=2e-4)
+
+
+def windowed(i: int, j: int, taps: int, lanes: Expr, channels: Expr, shift: int) -> Kernel:
+    """z[o, i, j] = Σ w[o, c, q] x[c, i, lanes]: windows in one row, read as `lanes` says."""
+    o, row, column, c, q = (axis(name, size) for name, size in zip("oijcq", (24, i, j, 7, taps), strict=True))
+    inside = both(greater_equal(lanes, constant(0)), less(lanes, constant(j + shift)))
+    term = value(Op.MUL, load("x", (channels, row, lanes), float32, inside), load("w", (o, c, q), float32))
+    total = reduction("s", Op.ADD, term, (c, q))
+    block = Block((o, row, column), (Store("z", (o, row, column), state("s", float32)),), (total,))
+    arguments = (reads("x", (7, i, j + shift)), reads("w", (24, 7, taps)), writes("z", (24, i, j)))
+    return Kernel(arguments, ((block,),))
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 3), (2, 61, 5), (5, 16, 2)], ids=str)
+@pytest.mark.parametrize("turned", [False, True], ids=["forward", "backward taps"])
+def test_windows_are_copied_once(shape: tuple[int, int, int], turned: bool) -> None:
+    """The plan has a padded copy, whichever way the taps walk, and gives what the naive plan gives."""
+    i, j, taps = shape
+    column, q, c = axis("j", j), axis("q", taps), axis("c", 7)
+    lanes = column - q + (taps - 1) if turned else column + q - 1
+    kernel = windowed(i, j, taps, lanes, c, 0)
+    plan = default_plan(kernel, backend().target)
+    assert any(isinstance(directive, Window) for directive in plan.rewrites), str(plan)
+    image, weights = numbers((7, i, j), float32), numbers((24, 7, taps), float32)
+    got, expected = both_plans(kernel, [image, weights], np.zeros((24, i, j), np.float32))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_lanes_that_walk_backward_are_no_window() -> None:
+    """Such a plan would need room before the copy; another plan serves, with the same values."""
+    column, q, c = axis("j", 40), axis("q", 3), axis("c", 7)
+    kernel = windowed(2, 40, 3, 39 - column + q, c, 2)
+    plan = default_plan(kernel, backend().target)
+    assert not any(isinstance(directive, Window) for directive in plan.rewrites)
+    image, weights = numbers((7, 2, 42), float32), numbers((24, 7, 3), float32)
+    got, expected = both_plans(kernel, [image, weights], np.zeros((24, 2, 40), np.float32))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

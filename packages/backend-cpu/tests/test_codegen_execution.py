@@ -394,7 +394,7 @@ def test_scan(op: Op, along: int) -> None:
     x = rng.integers(-3, 4, shape).astype(np.int32)
     numpy_op = {Op.ADD: np.add, Op.MUL: np.multiply, Op.MAX: np.maximum}[op]
     for got in both_plans(kernel, [x], np.zeros(shape, np.int32)):
-        assert same(got, numpy_op.accumulate(x, axis=along))
+        assert same(got, numpy_op.accumulate(x, axis=along, dtype=np.int32))
 
 
 # ---- nests of several blocks ----

@@ -22,13 +22,13 @@ CASES = [(name, bits) for name in ULP for bits in (32, 64)]
 TRUTH: dict[str, Callable[[Array], Array]] = {"exp2": np.exp2, "log2": np.log2, "sin": np.sin}
 
 
-def source(name: str, lanes: int, bits: int) -> str:
+def source(name: str, lanes: int, bits: int, scales: bool = False) -> str:
     """A function that applies a math function to `count` values."""
     scalar = "float" if bits == 32 else "double"
     vector = scalar if lanes == 1 else f"<{lanes} x {scalar}>"
     function = f"petaflop_{name}_v{lanes}f{bits}"
     return (
-        prelude({function})
+        prelude({function}, scales)
         + f"""
 define void @apply(ptr %from, ptr %to, i64 %count) {{
 entry:
@@ -51,9 +51,10 @@ leave:
 
 
 @functools.cache
-def compiled(name: str, lanes: int, bits: int) -> Callable[[Array], Array]:
+def compiled(name: str, lanes: int, bits: int, scales: bool = False) -> Callable[[Array], Array]:
     imports = {SIN_HUGE: backend().runtime[SIN_HUGE]}
-    library = Library(Compiler(backend().target).compile(source(name, lanes, bits)), ["apply"], imports)
+    binary = Compiler(backend().target).compile(source(name, lanes, bits, scales))
+    library = Library(binary, ["apply"], imports)
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(library["apply"])
 
     def apply(values: Array) -> Array:
@@ -101,6 +102,16 @@ def test_float32_over_all_exponents(name: str) -> None:
     error, at = worst(name, everywhere(32, 1 << 22))
     print(f"{name} float32: {error:.3f} ULP at {at!r}")
     assert error <= ULP[name], at
+
+
+@pytest.mark.parametrize(("lanes", "bits"), [(1, 32), (5, 32), (8, 32), (16, 32), (1, 64), (8, 64)])
+def test_exp2_has_the_same_bits_with_an_instruction_that_scales(lanes: int, bits: int) -> None:
+    with np.errstate(invalid="ignore"):  # patterns that are signalling NaNs
+        values = np.concatenate([everywhere(bits, 1 << 18), *INTERESTING["exp2"]]).astype(f"f{bits // 8}")
+    integer = f"u{bits // 8}"
+    scaled, plain = (compiled("exp2", lanes, bits, scales)(values) for scales in (True, False))
+    nan = np.isnan(scaled) & np.isnan(plain)
+    np.testing.assert_array_equal(scaled.view(integer)[~nan], plain.view(integer)[~nan])
 
 
 @needs_long_double

@@ -114,3 +114,31 @@ def test_a_path_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
     done = run("-m", "pytest", "-q", "--petaflop-backend=reference", "test_mine.py", where=tmp_path)
     assert "1 passed" in done.stdout and "incomplete" in done.stdout
     assert done.returncode == 1, "nothing of the asked level ran"
+
+
+def test_workers_give_the_same_report(tmp_path: Path) -> None:
+    """Outcomes, levels, measurements and waivers reach the one process that judges."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.petaflop.waivers]\n"test_core_views::test_view[fused-pad*" = "known"\n', "utf-8"
+    )
+    asked = (
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--petaflop-backend=reference",
+        "-k",
+        "test_view",
+    )
+    reports = []
+    for spread in ((), ("-n", "2")):
+        done = run(*asked, *spread, "--petaflop-report=report.json", where=tmp_path)
+        report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+        for test in report["tests"]:
+            del test["seconds"]
+        reports.append((done.returncode, done.stdout.count("petaflop conformance"), report))
+    assert reports[0] == reports[1]
+    assert reports[0][0] == 1 and reports[0][2]["missing"] and reports[0][2]["tests"]
+    assert any(test["outcome"] == "waived" for test in reports[0][2]["tests"])
+    assert reports[0][2]["waivers"][0]["waived"]

@@ -311,6 +311,27 @@ def test_a_value_that_needs_both_contents_is_right() -> None:
     np.testing.assert_array_equal(to_host(both), [0, 3, 6, 9])
 
 
+@pytest.mark.parametrize("fuse", [True, False])
+def test_writes_to_parts_of_a_value_that_is_read_as_it_was(fuse: bool) -> None:
+    """The second write waits for the first, though it reads nothing of it; so neither may replace the old
+    value."""
+    target, other = leaf(np.arange(9, dtype=np.float32)), leaf(np.arange(10, 19, dtype=np.float32))
+    first = assign(target, shrink(other, ((5, 9),)), ((8, 4, -1),))
+    second = assign(first, shrink(other, ((0, 4),)), ((0, 4, 1),))
+    with overrides(fuse=fuse):
+        total = to_host(add(second, target))
+    np.testing.assert_array_equal(total, [10, 12, 14, 16, 8, 23, 23, 23, 23])
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_the_later_of_two_writes_wins(fuse: bool) -> None:
+    target, other = leaf(np.zeros(6, np.float32)), leaf(np.arange(1, 7, dtype=np.float32))
+    first = assign(target, shrink(other, ((0, 4),)), ((4, 4, -1),))
+    second = assign(first, shrink(other, ((0, 4),)), ((0, 4, 1),))
+    with overrides(fuse=fuse):
+        np.testing.assert_array_equal(to_host(second), [1, 2, 3, 4, 1, 0])
+
+
 def test_a_duplicate_has_memory_of_its_own() -> None:
     x = leaf(random(3))
     assert to_host(duplicate(x)) is not None

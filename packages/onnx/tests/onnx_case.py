@@ -125,3 +125,40 @@ def load_filled(path: Path) -> onnx.ModelProto:
         if tensor.doc_string.startswith("fill:"):
             _fill(tensor)
     return model
+
+
+GRAPHS = {  # weight-free graphs in data/ -> the sizes that their named dimensions get
+    "llama-tiny": {"seq": 4, "past": 9, "total": 13},
+    "minilm-l6": {"batch": 1, "seq": 128},
+    "mobilenetv2": {"batch": 1, "height": 224, "width": 224},
+    "openpilot-like": {},
+    "resnet50": {"batch": 1, "height": 224, "width": 224},
+    "sd15-unet-small": {},
+    "vit-tiny": {},
+    "whisper-tiny-encoder": {},
+}
+
+
+def feeds_for(model: onnx.ModelProto, sizes: dict[str, int], seed: int = 0) -> dict[str, Array]:
+    """Made-up inputs: normal floats, ones where a mask is asked for, positions that count on from the past,
+    small numbers elsewhere."""
+    rng = np.random.default_rng(seed)
+    given = {tensor.name for tensor in model.graph.initializer}
+    feeds = {}
+    for info in model.graph.input:
+        if info.name in given:
+            continue
+        dims = info.type.tensor_type.shape.dim
+        shape = tuple(sizes[dim.dim_param] if dim.dim_param else dim.dim_value for dim in dims)
+        dtype = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        if "mask" in info.name:
+            feeds[info.name] = np.ones(shape, dtype)
+        elif "position" in info.name:
+            feeds[info.name] = np.broadcast_to(np.arange(shape[-1]) + sizes.get("past", 0), shape).astype(
+                dtype
+            )
+        elif dtype.kind in "iu":
+            feeds[info.name] = rng.integers(0, 2, shape).astype(dtype)
+        else:
+            feeds[info.name] = rng.standard_normal(shape).astype(dtype)
+    return feeds

@@ -21,9 +21,10 @@ import petaflop_onnx
 from petaflop import Tensor
 from petaflop.cli import main
 from petaflop.errors import FileFormatError
-from petaflop_onnx.execute import Constant, Execution, Value
+from petaflop_onnx.execute import Execution
 from petaflop_onnx.graph import build
 from petaflop_onnx.reading import read_model
+from petaflop_onnx.values import Constant, Value
 
 _DATA = Path(__file__).parent / "data"
 
@@ -220,7 +221,9 @@ def _weight(**fields: object) -> TensorProto:
         (_weight(dims=[3], float_data=[1.0]), ["expected 3 values"]),
         (_weight(dims=[2]), ["got 0"]),
         (_weight(dims=[1], data_type=99, raw_data=b"1234"), ["data_type"]),
-        (_weight(dims=[1], data_type=TensorProto.STRING), ["data_type", "STRING"]),
+        (_weight(dims=[1], data_type=TensorProto.STRING), ["string_data", "got 0"]),
+        (_weight(dims=[-1, -1], data_type=TensorProto.STRING, string_data=[b"a"]), ["string_data"]),
+        (_weight(dims=[1], data_type=TensorProto.STRING, raw_data=b"a"), ["string_data"]),
     ],
 )
 def test_bad_weights(tmp_path: Path, weight: TensorProto, parts: list[str]) -> None:

@@ -1,5 +1,5 @@
-"""Whole models against onnxruntime: the trained magika model, and two exported networks with made-up
-weights.
+"""Whole models against onnxruntime: the trained magika model, and exported networks of eight architectures
+with made-up weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from onnx_case import Array, assert_close, load_filled, run_onnxruntime
+from onnx_case import GRAPHS, Array, assert_close, feeds_for, load_filled, run_onnxruntime
 
 import petaflop_onnx
 from petaflop import Tensor
@@ -65,19 +65,24 @@ def test_magika_equals_onnxruntime() -> None:
     np.testing.assert_allclose(one, expected[:1], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "size"), [("mobilenetv2", 224), ("resnet50", 224)])
-def test_exported_networks_equal_onnxruntime(name: str, size: int, tmp_path: Path) -> None:
+SIZES = [(name, sizes) for name, sizes in GRAPHS.items()]
+SIZES += [("minilm-l6", {"batch": 3, "seq": 17}), ("llama-tiny", {"seq": 7, "past": 0, "total": 7})]
+
+
+@pytest.mark.parametrize(("name", "sizes"), SIZES, ids=lambda value: value if isinstance(value, str) else "")
+def test_exported_networks_equal_onnxruntime(name: str, sizes: dict[str, int], tmp_path: Path) -> None:
+    """Every architecture, at sizes of its own; the second call replays one plan, whatever comes in."""
     model = load_filled(_DATA / f"{name}.onnx")
     path = tmp_path / f"{name}.onnx"
     path.write_bytes(model.SerializeToString())
-    x = np.random.default_rng(3).standard_normal((1, 3, size, size)).astype(np.float32)
+    feeds = feeds_for(model, sizes)
     ours = petaflop_onnx.load(path)
-    (spec,) = ours.inputs
-    first = ours({spec.name: x})["logits"].numpy()
-    assert_close([first], run_onnxruntime(model, {spec.name: x}), 1e-4)
+    first = {name: value.numpy() for name, value in ours(feeds).items()}
+    assert_close(list(first.values()), run_onnxruntime(model, feeds), 1e-4)
     with profile() as seen:
-        again = ours({spec.name: x})["logits"].numpy()
-    np.testing.assert_array_equal(again, first)  # the replay
+        again = {name: value.numpy() for name, value in ours(feeds).items()}
+    for name, value in first.items():
+        np.testing.assert_array_equal(again[name], value)
     assert seen.launches and not seen.schedules and not seen.compiles
 
 

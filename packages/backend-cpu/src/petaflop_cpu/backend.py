@@ -7,6 +7,7 @@ have finished on return.
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 import threading
 import zlib
@@ -57,6 +58,7 @@ class CpuBackend(Backend):
     def __init__(self) -> None:
         self.target: Target = host_target()
         self._compiler = Compiler(self.target)
+        self._prelude = functools.partial(prelude, scales="+avx512vl" in self.target.features.split(","))
         self._memory = Memory()
         self._lock = threading.RLock()
         self._runtime: Library | None = None
@@ -99,7 +101,7 @@ class CpuBackend(Backend):
 
     def render(self, loops: Loops) -> str:
         """LLVM IR text, with the math functions that it calls."""
-        return render_llvm(loops, self.target, prelude)
+        return render_llvm(loops, self.target, self._prelude)
 
     def compile(self, source: str) -> bytes:
         """IR text as an object file, followed by the text itself for `assembly`."""

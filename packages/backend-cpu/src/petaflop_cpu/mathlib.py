@@ -21,14 +21,17 @@ _LIMIT = 2.0**40  # up to here n·π is subtracted exactly enough with three par
 _NAME = re.compile(r"petaflop_(exp2|log2|sin)_v(\d+)f(32|64)")
 
 
-def prelude(names: Set[str]) -> str:
-    """Definitions of the math functions of these names; raises CompileError for an unknown one."""
+def prelude(names: Set[str], scales: bool = False) -> str:
+    """Definitions of the math functions of these names; raises CompileError for an unknown one.
+
+    `scales` says that the target scales by a power of two in one instruction (AVX-512): same bits, sooner.
+    """
     pieces = []
     for name in sorted(names):
         match = _NAME.fullmatch(name)
         if not match:
             raise CompileError(f"prelude: expected petaflop_exp2_v8f32 or its like, got {name}")
-        function = _Function(name, int(match[2]), int(match[3]))
+        function = _Function(name, int(match[2]), int(match[3]), scales)
         pieces.append(function.text(_BODIES[match[1]](function)))
     if any("_sin_" in name for name in names):
         pieces.append(f"declare void @{SIN_HUGE}(ptr, i64)\n")
@@ -38,8 +41,8 @@ def prelude(names: Set[str]) -> str:
 class _Function:
     """A function of `lanes` floats of `bits` under construction; values are the names of what was emitted."""
 
-    def __init__(self, name: str, lanes: int, bits: int) -> None:
-        self.name, self.lanes, self.bits = name, lanes, bits
+    def __init__(self, name: str, lanes: int, bits: int, scales: bool) -> None:
+        self.name, self.lanes, self.bits, self.scales = name, lanes, bits, scales
         self.lines: list[str] = []
         self.count = 0
         self.mantissa = 23 if bits == 32 else 52
@@ -99,6 +102,15 @@ class _Function:
     def from_bits(self, a: str, bits: int = 0) -> str:
         return self.line(f"bitcast {self.integer_type(bits)} {a} to {self.float_type(bits)}")
 
+    def scaled(self, a: str, powers: str) -> str:
+        """a · 2^powers, rounded once."""
+        floats, integers = self.float_type(), self.integer_type(32)
+        if self.bits == 64:
+            powers = self.line(f"trunc {self.integer_type()} {powers} to {integers}")
+        short = "" if self.lanes == 1 else f"v{self.lanes}"
+        name = f"llvm.ldexp.{short}f{self.bits}.{short}i32"
+        return self.line(f"call {floats} @{name}({floats} {a}, {integers} {powers})")
+
     def polynomial(self, x: str, values: Sequence[float], bits: int = 0) -> str:
         """Horner's scheme, one FMA a step; lowest power first."""
         result = self.number(values[-1], bits)
@@ -130,6 +142,8 @@ def _exp2(f: _Function) -> str:
     p = f.call("fma", f.polynomial(r, _table("EXP2", f.bits)), r, f.number(1.0))
     magic_bits = struct.unpack("<i", struct.pack("<f", magic)) if f.bits == 32 else (0x4338000000000000,)
     n = f.binary("sub", f.to_bits(shifted), f.integer(magic_bits[0]))
+    if f.scales:
+        return f.scaled(p, n)
     half = f.binary("ashr", n, f.integer(1))
     for power in (half, f.binary("sub", n, half)):
         biased = f.binary("add", power, f.integer(f.bias))
@@ -265,7 +279,7 @@ def sin_huge_source() -> str:
     Payne and Hanek: x = m·2^e with an integer m, and m times 192 bits of 1/π from the bit that weighs 2^-e on
     gives x/π mod 2 with 138 bits after the point; no float64 is nearer to a multiple of π than about 2^-62.
     """
-    f = _Function("", 1, 64)
+    f = _Function("", 1, 64, False)
     pi_high, pi_low = (f.number(part) for part in coefficients.PI[:2])
     result = _sin_of(f, "%r", "%low")
     words = coefficients.INVERSE_PI_WORDS

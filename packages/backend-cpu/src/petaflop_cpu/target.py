@@ -84,6 +84,7 @@ def _target(name: str, triple: str, cpu: str, features: Mapping[str, bool], thre
         vector_bytes=vector_bytes,
         vector_registers=registers,
         has_fma=not has.isdisjoint(("fma", "neon")),
+        has_masked_access="avx512vl" in has,  # AVX2 has such stores too, but they take tens of cycles
         threads=threads,
         native_ops=_NATIVE_OPS,
         matrix_instructions=tuple(row for feature, row in _MATRIX_INSTRUCTIONS if feature in has),

@@ -1,5 +1,9 @@
 """One examination of one backend: selects the level, keeps every outcome, decides what is held, reports
-it."""
+it.
+
+What it knows of a test it learns from the test's report, which pytest-xdist carries over from its workers: so
+`-n` works, and the process that the user started gives the verdict.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from petaflop_conformance.waivers import Waiver, read_waivers, unused
 
 __all__ = ["MEASURED", "PERF", "Examination", "declared", "level_of", "skip_as"]
 
+LISTED = "petaflop listed"  # name of the user property with [level, names that the test requires]
 MEASURED = "petaflop measured"  # name of the user property with [op, dtype, error over bound, ulp]
 PERF = "petaflop perf"  # name of the user property with [what, value, unit]
 _LETTERS = {NOT_DECLARED: "n", NOT_APPLICABLE: "a", WAIVED: "w"}
@@ -86,6 +91,7 @@ class Examination:
         self.seconds: dict[str, float] = {}
         self.measured: dict[str, list[list[Any]]] = {}
         self.figures: list[list[Any]] = []
+        self.worker = hasattr(config, "workerinput")  # of pytest-xdist: runs tests, and judges nothing
         _settings(self.profile)
 
     # ---- selection ----
@@ -94,10 +100,9 @@ class Examination:
         asked = self._asked_levels
         ours = {item: level_of(item) for item in items if str(item.path).startswith(self.subject.suite)}
         items.sort(key=lambda item: LEVELS.index(ours[item]) if item in ours else len(LEVELS))
-        beyond = [item for item, level in ours.items() if level not in asked]
         for item, level in ours.items():
-            test = id_of(item.nodeid)
-            self.levels[test], self.requires[test] = level, sorted(_required(item))
+            item.user_properties.append((LISTED, [level, sorted(_required(item))]))
+        beyond = [item for item, level in ours.items() if level not in asked]
         if beyond:
             config.hook.pytest_deselected(items=beyond)
             items[:] = [item for item in items if item not in beyond]
@@ -109,19 +114,19 @@ class Examination:
             capabilities = _capabilities(self.name)
             if missing := [name for name in names if not declared(capabilities, name)]:
                 skip_as(NOT_DECLARED, ", ".join(missing))
-        test = id_of(item.nodeid)
-        matching = [waiver for waiver in self.waivers if test in self.levels and waiver.matches(test)]
-        for waiver in matching:
-            waiver.tests.append(test)
-        if matching:
-            skip_as(WAIVED, matching[0].reason)
+        listed = any(name == LISTED for name, _ in item.user_properties)
+        for waiver in self.waivers if listed else []:
+            if waiver.matches(id_of(item.nodeid)):
+                skip_as(WAIVED, waiver.reason)
 
     # ---- outcomes ----
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        test = id_of(report.nodeid)
-        if test not in self.levels:
+        listed: Any = next((value for name, value in report.user_properties if name == LISTED), None)
+        if listed is None:
             return
+        test = id_of(report.nodeid)
+        self.levels[test], self.requires[test] = listed
         self.seconds[test] = self.seconds.get(test, 0.0) + report.duration
         if report.when == "call":
             found: list[Any] = [value for name, value in report.user_properties if name == MEASURED]
@@ -132,6 +137,9 @@ class Examination:
             self.outcomes[test] = "failed"
         elif report.skipped:
             self.outcomes[test] = _skipped_as(report) or "skipped"
+            if self.outcomes[test] == WAIVED:
+                for waiver in self.waivers:
+                    waiver.tests += [test] if waiver.matches(test) else []
         elif report.when == "call":
             self.outcomes.setdefault(test, report.outcome)
 
@@ -175,7 +183,7 @@ class Examination:
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         yield
-        if session.config.option.collectonly:
+        if session.config.option.collectonly or self.worker:
             return
         if session.exitstatus == pytest.ExitCode.OK and (self.held != self.goal or self.unused_waivers):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

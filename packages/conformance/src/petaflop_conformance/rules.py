@@ -8,6 +8,7 @@ for any two numbers within them, so rules compose through any graph, fused or no
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce  # NumPy's own would stack the arrays, and 32 axes are all that NumPy 1 has
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,10 @@ def _finish(
     op: Op, dtype: DType, policy: Policy, value: Array, error: Array, unclear: Array | bool, *sources: Bounded
 ) -> Bounded:
     """Round once; an error is carried on only where every input is finite."""
-    special = ~np.logical_and.reduce([np.isfinite(source.value) for source in sources])
-    free = np.logical_or.reduce([source.free for source in sources]) | unclear
+    special = ~reduce(np.logical_and, [np.isfinite(source.value) for source in sources])
+    free = reduce(np.logical_or, [source.free for source in sources]) | unclear
     error = np.where(special, 0.0, error)
-    unsure = np.logical_or.reduce([source.uncertain for source in sources]) & ~special
+    unsure = reduce(np.logical_or, [source.uncertain for source in sources]) & ~special
     # the sign of a zero stays open where that of an input was, though so small an error may have underflowed
     error = np.where(unsure & (value == 0), np.maximum(error, SIGN_FREE), error)
     return rounded(value, error, free, dtype, ulps_of(op, dtype, policy), policy, contracted=op is Op.MUL)

@@ -1,13 +1,13 @@
-"""Runs a Graph's steps. A value is a Tensor, or a Constant that the host knows; steps whose inputs are all
-small integer Constants fold on the host, the others become Tensor code. Used once per signature: a capture
-replays the result.
+"""Runs steps. Steps whose inputs are all small integer Constants fold on the host, the others become Tensor
+code. Within a capture nothing may be read: a step that must know what kernels compute raises NeedsValue, and
+the model runs step by step instead.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,48 +16,21 @@ import numpy as np
 
 from petaflop import Tensor
 from petaflop.errors import DeviceError, FileFormatError, NumericsError, PetaflopError
-from petaflop_onnx.formals import check_dtypes
-from petaflop_onnx.graph import Step
+from petaflop_onnx.body import Body, Step
+from petaflop_onnx.formals import check_types
 from petaflop_onnx.host import FOLD, LARGEST_FOLD
+from petaflop_onnx.narrow import Format, Narrow
 from petaflop_onnx.reading import fault, printable
+from petaflop_onnx.table import Call
+from petaflop_onnx.values import Constant, NeedsValue, Value, shape_of_value, to_narrow, to_tensor, type_text
 
-__all__ = ["Constant", "Execution", "Value", "to_tensor"]
+__all__ = ["Execution", "Fates"]
 
-
-class Constant:
-    """An array that the host knows; its Tensor is made when a kernel first needs it."""
-
-    __slots__ = ("_tensor", "array", "device")
-
-    def __init__(self, array: np.ndarray[Any, Any], device: str | None) -> None:
-        self.array, self.device = array, device
-        self._tensor: Tensor | None = None
-
-    @property
-    def tensor(self) -> Tensor:
-        if self._tensor is None:
-            self._tensor = _constant_tensor(self.array, self.device)
-        return self._tensor
-
-    @property
-    def foldable(self) -> bool:
-        return self.array.dtype.kind in "biu" and self.array.size <= LARGEST_FOLD
-
-
-Value = Tensor | Constant
-
-
-def _constant_tensor(array: np.ndarray[Any, Any], device: str | None) -> Tensor:
-    """One element becomes a number inside the kernels; more become memory."""
-    if array.size == 1:
-        return Tensor.full(array.shape, array.item(), dtype=str(array.dtype), device=device)
-    return Tensor(array, device=device)
-
-
-def to_tensor(value: Value | None) -> Tensor:
-    """The value as a Tensor; every named value exists."""
-    assert value is not None
-    return value.tensor if isinstance(value, Constant) else value
+_MOVES = frozenset(
+    ["Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Reshape", "Slice", "Split"]
+    + ["Squeeze", "Tile", "Transpose", "Unsqueeze"]
+)
+_MOST_STEPS = 10_000_000  # of one run: what loops unroll to
 
 
 def _memory_limit() -> int:
@@ -73,87 +46,150 @@ _LIMIT = _memory_limit()
 _FILE_FAULTS = (PetaflopError, ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError)
 
 
+class Fates:
+    """What became of each step, for `--explain`: by its identity, the first time that it ran."""
+
+    petaflop_guarded = ()  # notes, not what a capture depends on
+
+    def __init__(self) -> None:
+        self.by_step: dict[int, str] = {}
+
+    def note(self, step: Step, fate: str) -> None:
+        self.by_step.setdefault(id(step), fate)
+
+
 class Execution:
-    """One pass over steps; `may_read` (while loading) lets host positions read Tensors that need no input."""
+    """One pass over steps; with `may_read`, outside a capture, values that kernels compute may be read."""
 
-    def __init__(self, path: Path, device: str | None, may_read: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str | None,
+        may_read: bool = False,
+        fates: Fates | None = None,
+    ) -> None:
         self.path, self.device, self.may_read = path, device, may_read
+        self.fates = fates or Fates()
+        self._constants: dict[int, dict[str, Value]] = {}
+        self._count = 0
 
-    def run(self, steps: Iterable[Step], values: dict[str, Value | None]) -> None:
+    def run(self, steps: Iterable[Step], values: dict[str, Value]) -> None:
         """Run `steps`, adding what they make to `values`."""
         values[""] = None
         for step in steps:
+            self._count += 1
             inputs = [values[name] for name in step.inputs]
             try:
-                outputs = self._step(step, inputs)
+                if self._count > _MOST_STEPS:
+                    raise ValueError(f"expected at most {_MOST_STEPS} steps in one run, got a loop of more")
+                outputs = self._step(step, inputs, values)
             except (DeviceError, NumericsError, FileFormatError):
                 raise
             except _FILE_FAULTS as error:
-                raise fault(self.path, _where(step), f"{error} [{_shapes(inputs)}]") from error
+                raise fault(self.path, step.where, f"{error} [{_shapes(inputs)}]") from error
             for name, output in zip(step.outputs, outputs, strict=False):
                 if name:
                     self._check_size(step, output)
                     values[name] = output
 
-    def _step(self, step: Step, inputs: list[Value | None]) -> list[Value]:
-        row, call = step.row, replace(step.call, device=self.device)
-        check_dtypes(step.formals, [_dtype_of(value) for value in inputs])
-        if row.name in ("Shape", "Size"):
-            return [Constant(_shape_of(step, inputs[0]), self.device)]
-        known = [value for value in inputs if isinstance(value, Constant) and value.foldable]
-        present = sum(value is not None for value in inputs)
-        if row.name in FOLD and len(known) == present and _fits(step, known):
-            arrays = [None if value is None else value.array for value in inputs]  # type: ignore[union-attr]
-            folded = FOLD[row.name](call, *arrays)
-            if folded.dtype.kind in "biu":
-                return [Constant(folded, self.device)]
+    def run_body(self, body: Body, inputs: Sequence[Value], outer: Mapping[str, Value]) -> list[Value]:
+        """What a body makes of its inputs and of the names that it captures from `outer`."""
+        if id(body) not in self._constants:
+            self._constants[id(body)] = {
+                name: Constant(array, self.device) for name, array in body.constants.items()
+            }
+        values = {name: outer[name] for name in body.captured}
+        values.update(self._constants[id(body)])
+        values.update(dict.fromkeys(body.inputs))
+        values.update(zip(body.inputs, inputs, strict=False))
+        self.run(body.steps, values)
+        return [values[name] for name in body.outputs]
+
+    def read(self, value: Value, what: str) -> np.ndarray[Any, Any]:
+        """The elements of a value; NeedsValue where kernels compute them and this is a capture."""
+        if isinstance(value, Constant):
+            return value.array
+        if not self.may_read:
+            raise NeedsValue(what)
+        return to_tensor(value).numpy()
+
+    def _read(self, value: Value) -> np.ndarray[Any, Any]:
+        return self.read(value, "a handler")
+
+    def _step(self, step: Step, inputs: list[Value], values: Mapping[str, Value]) -> Sequence[Value]:
+        row, call = step.row, replace(step.call, device=self.device, read=self._read)
+        check_types(step.formals, [type_text(value) for value in inputs])
+        if row.name in ("Shape", "Size") and row.since:
+            return self._done(step, "host: shape", Constant(_shape_of(step, inputs[0]), self.device))
+        if row.control:
+            fate = "inlined" if step.expand or "" in step.bodies else "control"
+            return self._done(step, fate, *row.handler(self, step, inputs, values))
+        if (folded := self._fold(step, inputs)) is not None:
+            return self._done(step, "host: shape arithmetic", folded)
+        if row.reads and not self.may_read:
+            raise NeedsValue(step.where)
+        if row.name in _MOVES and inputs and (narrow := to_narrow(inputs[0])) is not None:
+            return self._done(step, "kernel", *self._move(step, call, narrow.format, inputs))
         arguments = [self._argument(step, position, value) for position, value in enumerate(inputs)]
         result = row.handler(call, *arguments)
-        outputs = result if isinstance(result, (tuple, list)) else (result,)
-        return [Constant(out, self.device) if isinstance(out, np.ndarray) else out for out in outputs]
+        outputs = result if isinstance(result, tuple) else (result,)
+        made = [Constant(out, self.device) if isinstance(out, np.ndarray) else out for out in outputs]
+        plain = any(isinstance(out, Tensor) for out in made)
+        return self._done(step, "host" if row.on_host or not plain else "kernel", *made)
 
-    def _argument(self, step: Step, position: int, value: Value | None) -> Any:
-        if value is None:
+    def _move(self, step: Step, call: Call, form: Format, inputs: list[Value]) -> Iterable[Value]:
+        """Operators that only move elements move the bytes of types that kernels lack."""
+        given: list[Any] = []
+        for position, value in enumerate(inputs):
+            narrow = to_narrow(value)
+            given.append(self._argument(step, position, value if narrow is None else narrow.tensor))
+        result = step.row.handler(call, *given)
+        outputs = result if isinstance(result, tuple) else (result,)
+        return [Narrow(out, form) for out in outputs]
+
+    def _done(self, step: Step, fate: str, *outputs: Value) -> Sequence[Value]:
+        self.fates.note(step, fate)
+        return outputs
+
+    def _fold(self, step: Step, inputs: list[Value]) -> Value:
+        if step.row.name not in FOLD or step.row.raw:
             return None
+        present = [value for value in inputs if value is not None]
+        known = [value for value in present if isinstance(value, Constant) and value.foldable]
+        if len(known) < len(present) or not _fits(step, known):
+            return None
+        arrays = [value.array if isinstance(value, Constant) else None for value in inputs]
+        folded = FOLD[step.row.name](step.call, *arrays)
+        return Constant(folded, self.device) if folded.dtype.kind in "biuO" else None
+
+    def _argument(self, step: Step, position: int, value: Value) -> Any:
         if position in step.row.either and isinstance(value, Constant):
             return value.array
-        if position not in step.row.host:
-            return to_tensor(value)
-        if isinstance(value, Constant):
-            return value.array
-        if self.may_read:
-            return value.numpy()
-        name = printable(step.inputs[position])
-        raise ValueError(
-            f"input {position} ({name}): expected a value known before the run, got one kernels compute"
-        )
+        if position in step.row.host and value is not None:
+            return self.read(value, f"{step.where}: input {position} ({printable(step.inputs[position])})")
+        return value if step.row.raw or value is None else to_tensor(value)
 
     def _check_size(self, step: Step, value: Value) -> None:
-        if isinstance(value, Constant):
+        if not isinstance(value, Tensor):
             return
         size = math.prod(map(int, value.shape)) * value.dtype.itemsize
         if size > _LIMIT:
             message = f"expected at most {_LIMIT} bytes for one value, got {list(value.shape)}"
-            raise fault(self.path, _where(step), message)
+            raise fault(self.path, step.where, message)
 
 
-def _dtype_of(value: Value | None) -> str | None:
-    if value is None:
-        return None
-    return value.array.dtype.name if isinstance(value, Constant) else value.dtype.numpy.name
-
-
-def _where(step: Step) -> str:
-    return f"node {printable(step.call.name)!r} ({step.row.name}-{step.row.since})"
-
-
-def _shapes(inputs: Iterable[Value | None]) -> str:
+def _shapes(inputs: Iterable[Value]) -> str:
     parts = []
     for value in inputs:
         if value is None:
             parts.append("none")
+        elif isinstance(value, list):
+            parts.append(f"a sequence of {len(value)}")
         else:
             like: Any = value.array if isinstance(value, Constant) else value
+            if isinstance(value, Narrow):
+                parts.append(f"{value.format.dtype}{list(value.shape)}")
+                continue
             parts.append(f"{like.dtype}{list(like.shape)}".removeprefix("petaflop."))
     return ", ".join(parts)
 
@@ -166,8 +202,8 @@ def _fits(step: Step, known: list[Constant]) -> bool:
     return delta != 0 and len(range(start, stop, delta)) <= LARGEST_FOLD
 
 
-def _shape_of(step: Step, value: Value | None) -> np.ndarray[Any, Any]:
-    shape = (value.array if isinstance(value, Constant) else value).shape  # type: ignore[union-attr]
+def _shape_of(step: Step, value: Value) -> np.ndarray[Any, Any]:
+    shape = shape_of_value(value)
     if step.row.name == "Size":
         return np.asarray(math.prod(shape), np.int64)
     return np.asarray(shape[step.call.get("start", 0) : step.call.get("end")], np.int64).reshape(-1)

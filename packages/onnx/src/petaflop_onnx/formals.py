@@ -1,32 +1,21 @@
 """What ONNX's own definitions say of an operator's inputs: which may be absent, and which types each takes.
 
-A handler may then rely on it: sizes are integers, and what shares a type variable is of one dtype.
+A handler may then rely on it: sizes are integers, and what shares a type variable is of one type.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from onnx import TensorProto, defs
+from onnx import defs
 
-from petaflop_onnx.tensors import DTYPES
+from petaflop_onnx.values import TYPE_NAMES
 
-__all__ = ["Formal", "aligned", "check_dtypes", "formals_of"]
+__all__ = ["Formal", "aligned", "check_types", "formals_of"]
 
 _Option = defs.OpSchema.FormalParameterOption
-_SPELLED: Mapping[int, str] = {
-    TensorProto.FLOAT: "float",
-    TensorProto.DOUBLE: "double",
-    TensorProto.FLOAT8E4M3FN: "float8e4m3fn",
-    TensorProto.FLOAT8E5M2: "float8e5m2",
-}
-# NumPy's name of a dtype -> ONNX's spelling of the type
-_TYPES: Mapping[str, str] = {
-    dtype.name: f"tensor({_SPELLED.get(number, TensorProto.DataType.Name(number).lower())})"
-    for number, dtype in DTYPES.items()
-}
 
 
 class Formal(NamedTuple):
@@ -64,16 +53,18 @@ def aligned(formals: Sequence[Formal], inputs: Iterable[Any]) -> Iterator[tuple[
             yield formals[-1], given
 
 
-def check_dtypes(formals: Sequence[Formal], dtypes: Sequence[str | None]) -> None:
-    """ValueError unless the operator takes the dtypes, given by NumPy's names; None is an absent input."""
+def check_types(formals: Sequence[Formal], types: Sequence[str]) -> None:
+    """ValueError unless the operator takes these types, in ONNX's spelling; "" is absent or not known."""
     bound: dict[str, tuple[str, str]] = {}
-    for formal, dtype in aligned(formals, dtypes):
-        if dtype is None:
+    for formal, text in aligned(formals, types):
+        if not text:
             continue
-        if _TYPES[dtype] not in formal.types:
-            expected = ", ".join(sorted(name for name, text in _TYPES.items() if text in formal.types))
-            raise ValueError(f"{formal.name}: expected a tensor of {expected or 'another kind'}, got {dtype}")
+        if text not in formal.types and f"optional({text})" not in formal.types:
+            expected = ", ".join(sorted(name for kind, name in TYPE_NAMES.items() if kind in formal.types))
+            got = TYPE_NAMES.get(text, text)
+            raise ValueError(f"{formal.name}: expected a tensor of {expected or 'another kind'}, got {got}")
         if formal.variable:
-            first, before = bound.setdefault(formal.variable, (formal.name, dtype))
-            if before != dtype:
-                raise ValueError(f"{formal.name}: expected {before} as in {first}, got {dtype}")
+            first, before = bound.setdefault(formal.variable, (formal.name, text))
+            if before != text:
+                expected, got = TYPE_NAMES.get(before, before), TYPE_NAMES.get(text, text)
+                raise ValueError(f"{formal.name}: expected {expected} as in {first}, got {got}")

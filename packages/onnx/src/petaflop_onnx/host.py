@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from petaflop_onnx.table import Call
 from petaflop_onnx.tensors import DTYPES
 
-__all__ = ["FOLD", "LARGEST_FOLD", "axes_of", "normalize_axis", "slices_of"]
+__all__ = ["FOLD", "LARGEST_FOLD", "as_text", "axes_of", "normalize_axis", "slices_of"]
 
 Array = np.ndarray[Any, Any]
 LARGEST_FOLD = 1 << 12  # elements; larger constants are data, not shapes
@@ -97,7 +98,28 @@ def _reshape(call: Call, x: Array, shape: Array) -> Array:
 
 
 def _cast(call: Call, x: Array) -> Array:
-    return x.astype(DTYPES[call["to"]])
+    if call["to"] == TensorProto.STRING:
+        return as_text(x)
+    if x.dtype.kind != "O":
+        return x.astype(DTYPES[call["to"]])
+    dtype = DTYPES[call["to"]]
+    parse: Callable[[str], Any] = float if dtype.kind not in "iu" else lambda text: int(float(text))
+    return np.asarray([parse(text) for text in x.ravel()]).astype(dtype).reshape(x.shape)
+
+
+def as_text(x: Array) -> Array:
+    """Numbers as the shortest text that gives them back; whole floats without a point."""
+    texts = np.empty(x.size, object)
+    texts[:] = [_number_text(value) for value in x.ravel()]
+    return texts.reshape(x.shape)
+
+
+def _number_text(value: Any) -> str:
+    if isinstance(value, (np.bool_, np.integer, str)):
+        return str(value)
+    names = {"nan": "NaN", "inf": "INF", "-inf": "-INF"}
+    text = str(value)
+    return names.get(text, text.removesuffix(".0"))
 
 
 def _elementwise(function: Callable[..., Any]) -> Callable[..., Array]:

@@ -2,29 +2,34 @@
 
 What depends on no input is computed once, when the model is loaded. The rest is captured by `petaflop.jit`
 at the first call with new shapes; inputs that decide shapes are part of that signature by value. Later
-calls replay.
+calls replay. A graph whose shapes or branches depend on what its kernels compute runs step by step.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from petaflop import Tensor
+from petaflop.errors import ArgumentError
 from petaflop.jit import jit
-from petaflop.plugin_api import TensorSpec, check_inputs
-from petaflop_onnx.execute import Constant, Execution, Value, to_tensor
-from petaflop_onnx.graph import Graph, Step, build
+from petaflop.plugin_api import check_inputs
+from petaflop_onnx.body import Body, Step
+from petaflop_onnx.execute import Execution, Fates
+from petaflop_onnx.graph import Graph, build
 from petaflop_onnx.host import LARGEST_FOLD
+from petaflop_onnx.narrow import Narrow, is_narrow, storage
 from petaflop_onnx.reading import printable, read_model
+from petaflop_onnx.values import Constant, NeedsValue, Value, ValueSpec, to_tensor
 
 __all__ = ["Model", "load"]
 
 _CAPTURES = 64  # kept per model: one for each set of shapes-deciding values
+_LARGEST_BY_VALUE = 64  # elements of an input that may be part of a signature by value
 
 
 def load(path: str | Path, device: str | None = None) -> Model:
@@ -44,102 +49,223 @@ class Model:
     """A graph ready to run. `inputs` and `outputs` describe what it takes and gives, in order."""
 
     def __init__(self, graph: Graph, device: str | None = None) -> None:
-        self.inputs: tuple[TensorSpec, ...] = graph.inputs
-        self.outputs: tuple[TensorSpec, ...] = graph.outputs
+        self.inputs: tuple[ValueSpec, ...] = graph.inputs
+        self.outputs: tuple[ValueSpec, ...] = graph.outputs
         self._path, self._device = graph.path, device
-        constants: dict[str, Value | None] = {
-            name: Constant(array, device) for name, array in graph.constants.items()
-        }
-        self._steps = _needed(graph)
-        self._known = _bake(self._path, self._steps, constants, device)
-        self._steps = tuple(step for step in self._steps if not _is_known(step, self._known))
-        self._by_value = _shape_inputs(graph, self._steps)
-        self._captures: OrderedDict[tuple[Any, ...], Callable[..., tuple[Tensor, ...]]] = OrderedDict()
+        self._steps = _needed(graph.steps, [spec.name for spec in graph.outputs])
+        self._fates = Fates()
+        known: dict[str, Value] = {name: Constant(array, device) for name, array in graph.constants.items()}
+        self._rest = _bake(self._path, self._steps, known, device, self._fates)
+        self._known = known
+        forms = {spec.form for spec in (*self.inputs, *self.outputs)}
+        self._stepwise = forms != {""} or any(spec.optional for spec in self.inputs)
+        wanted = wanted_by_value(self._rest)
+        self._by_value = [spec.name for spec in self.inputs if spec.name in wanted and not self._stepwise]
+        self._runs: OrderedDict[tuple[Any, ...], _Run] = OrderedDict()
 
     def __repr__(self) -> str:
         inputs, outputs = ", ".join(map(str, self.inputs)), ", ".join(map(str, self.outputs))
         return f"<Model {printable(self._path.name)}: ({inputs}) → ({outputs})>"
 
-    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Run on arrays or Tensors with the names, dtypes and shapes of `inputs`; else ArgumentError."""
-        check_inputs(self.inputs, inputs, self._path.name)
-        fixed = {name: _host(inputs[name]) for name in self._by_value}
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run on arrays or Tensors with the names, dtypes and shapes of `inputs`; else ArgumentError.
+
+        Outputs are Tensors; a sequence is a list of them, text an array of objects, a type that
+        kernels lack (int4, float8e8m0) an ml_dtypes array, an empty optional None.
+        """
+        self._check(inputs)
+        fixed = {name: _host(inputs[name]) for name in self._by_value if _is_small(inputs[name])}
         key = tuple((name, array.shape, array.tobytes()) for name, array in fixed.items())
-        run = self._captures.get(key)
+        run = self._runs.get(key)
         if run is None:
-            run = self._captures[key] = jit(self._tracer(fixed))
-            if len(self._captures) > _CAPTURES:
-                self._captures.popitem(last=False)
-        self._captures.move_to_end(key)
-        tensors = [self._tensor(inputs[spec.name]) for spec in self.inputs if spec.name not in fixed]
-        return dict(zip((spec.name for spec in self.outputs), run(*tensors), strict=True))
+            run = self._runs[key] = self._run(fixed)
+            if len(self._runs) > _CAPTURES:
+                self._runs.popitem(last=False)
+        self._runs.move_to_end(key)
+        return run({name: self._value(inputs.get(name)) for name in run.names})
 
-    def _tensor(self, array: Any) -> Tensor:
-        return array if isinstance(array, Tensor) else Tensor(array, device=self._device)
+    def explain(self) -> list[tuple[str, str, str]]:
+        """What became of each node: (name, operator, fate). Those that no run has reached yet are "not run".
 
-    def _tracer(self, fixed: Mapping[str, np.ndarray[Any, Any]]) -> Callable[..., tuple[Tensor, ...]]:
-        """The steps as a function of tensors. It reads nothing of the model, which changes with every capture
-        that it keeps: jit would capture anew."""
+        Fates: folded (computed when the model was loaded), host (shape arithmetic, text), kernel, inlined (a
+        function's body ran), control (a branch or loop).
+        """
+        return [
+            (
+                step.call.name,
+                f"{step.row.name}-{step.row.since}",
+                self._fates.by_step.get(id(step), "not run"),
+            )
+            for step in self._steps
+        ]
+
+    def _check(self, inputs: Mapping[str, Any]) -> None:
+        others = {spec.name: spec for spec in self.inputs if spec.form or spec.optional}
+        plain = [spec for spec in self.inputs if spec.name not in others]
+        tensors = {name: value for name, value in inputs.items() if name not in others}
+        check_inputs(plain, tensors, self._path.name)
+        for name, spec in others.items():
+            value = inputs.get(name)
+            if value is None and not spec.optional:
+                raise ArgumentError(f"{self._path.name}: input {name}: expected {spec.form}, got nothing")
+            if value is not None and isinstance(value, list) != (spec.form == "sequence"):
+                got = "a list" if isinstance(value, list) else "a tensor"
+                raise ArgumentError(f"{self._path.name}: input {name}: expected {spec.form}, got {got}")
+
+    def _value(self, given: Any) -> Value:
+        if isinstance(given, list):
+            return [self._value(item) for item in given]
+        if given is None or isinstance(given, Tensor):
+            return given
+        array = np.asarray(given)
+        if array.dtype.kind in "OSU":
+            return Constant(array.astype(object), self._device)
+        if is_narrow(array.dtype):
+            return storage(array, self._device)
+        return Tensor(array, device=self._device)
+
+    def _run(self, fixed: Mapping[str, np.ndarray[Any, Any]]) -> _Run:
+        """How the model runs where these inputs have these values."""
+        known, steps = dict(self._known), self._rest
+        if fixed:
+            known.update((name, Constant(array, self._device)) for name, array in fixed.items())
+            steps = _bake(self._path, steps, known, self._device, self._fates)
         names = [spec.name for spec in self.inputs if spec.name not in fixed]
         results = [spec.name for spec in self.outputs]
-        path, device, steps, known = self._path, self._device, self._steps, self._known
+        return _Run(self._path, self._device, steps, known, names, results, self._stepwise, self._fates)
 
-        def trace(*tensors: Tensor) -> tuple[Tensor, ...]:
+
+class _Run:
+    """Steps as a function of the inputs `names`: one capture for each signature, or step by step."""
+
+    def __init__(
+        self,
+        path: Path,
+        device: str | None,
+        steps: tuple[Step, ...],
+        known: Mapping[str, Value],
+        names: Sequence[str],
+        results: Sequence[str],
+        stepwise: bool,
+        fates: Fates,
+    ) -> None:
+        self.names, self._results, self._stepwise = names, results, stepwise
+
+        def run(given: Iterable[Value], may_read: bool) -> list[Value]:
             values = dict(known)
-            values.update((name, Constant(array, device)) for name, array in fixed.items())
-            values.update(zip(names, tensors, strict=True))
-            Execution(path, device).run(steps, values)
-            return tuple(to_tensor(values[name]) for name in results)
+            values.update(zip(names, given, strict=True))
+            Execution(path, device, may_read, fates).run(steps, values)
+            return [values[name] for name in results]
 
-        return trace
+        # Neither reads anything of the model, which changes with every capture: jit would capture anew.
+        self._evaluate = run
+        self._captured = jit(_capturable(run))
+
+    def __call__(self, inputs: Mapping[str, Value]) -> dict[str, Any]:
+        given = [inputs[name] for name in self.names]
+        if not self._stepwise:
+            try:
+                return dict(zip(self._results, self._captured(*given), strict=True))
+            except NeedsValue:
+                self._stepwise = True
+        outputs = [_result(value) for value in self._evaluate(given, True)]
+        lazy = list(_tensors(outputs))
+        if lazy:
+            Tensor.realize(*lazy)
+        return dict(zip(self._results, outputs, strict=True))
+
+
+def _capturable(run: Callable[[Iterable[Value], bool], list[Value]]) -> Callable[..., tuple[Tensor, ...]]:
+    def trace(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(to_tensor(value) for value in run(tensors, False))
+
+    return trace
+
+
+def _result(value: Value) -> Any:
+    """What the caller sees: text and narrow types as arrays, all else as Tensors."""
+    if isinstance(value, list):
+        return [_result(item) for item in value]
+    if isinstance(value, Constant):
+        plain = value.array.dtype.kind != "O" and not is_narrow(value.array.dtype)
+        return value.tensor if plain else value.array
+    return value.numpy() if isinstance(value, Narrow) else value
+
+
+def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
+    for value in values:
+        if isinstance(value, list):
+            yield from _tensors(value)
+        elif isinstance(value, (Tensor, Narrow)):
+            yield value.tensor if isinstance(value, Narrow) else value
+
+
+def _is_small(value: Any) -> bool:
+    return len(value.shape) <= 1 and sum(value.shape) <= _LARGEST_BY_VALUE
 
 
 def _host(value: Any) -> np.ndarray[Any, Any]:
     return value.numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
-def _needed(graph: Graph) -> tuple[Step, ...]:
+def _needed(steps: Sequence[Step], outputs: Iterable[str]) -> tuple[Step, ...]:
     """The steps that some output depends on."""
-    wanted = {spec.name for spec in graph.outputs}
+    wanted = set(outputs)
     kept: list[Step] = []
-    for step in reversed(graph.steps):
+    for step in reversed(steps):
         if wanted.intersection(step.outputs):
             kept.append(step)
-            wanted.update(step.inputs)
+            wanted.update(step.reads)
     return tuple(reversed(kept))
 
 
-def _is_known(step: Step, known: Mapping[str, Value | None]) -> bool:
-    return all(name in known for name in step.outputs)
-
-
 def _bake(
-    path: Path, steps: tuple[Step, ...], values: dict[str, Value | None], device: str | None
-) -> dict[str, Value | None]:
-    """Run what depends on no input and keep what the other steps and the outputs may read."""
+    path: Path,
+    steps: tuple[Step, ...],
+    values: dict[str, Value],
+    device: str | None,
+    fates: Fates,
+) -> tuple[Step, ...]:
+    """Run what `values` are enough for, add what it makes to them, and return the other steps."""
     values[""] = None
     constant: list[Step] = []
+    rest: list[Step] = []
     made: set[str] = set()
     for step in steps:
-        if all(name in values or name in made for name in step.inputs):
+        if all(name in values or name in made for name in step.reads):
             constant.append(step)
             made.update(step.outputs)
+        else:
+            rest.append(step)
     if constant:
-        Execution(path, device, may_read=True).run(constant, values)
-        tensors = [value for value in values.values() if isinstance(value, Tensor)]
+        for step in constant:
+            fates.note(step, "folded")
+        Execution(path, device, True, fates).run(constant, values)
+        tensors = list(_tensors(values.values()))
         if tensors:
             Tensor.realize(*tensors)
         for name, value in values.items():
             if isinstance(value, Tensor) and value.dtype.kind in "biu" and int(value.numel()) <= LARGEST_FOLD:
                 values[name] = Constant(value.numpy(), device)
-    return values
+    return tuple(rest)
 
 
-def _shape_inputs(graph: Graph, steps: tuple[Step, ...]) -> tuple[str, ...]:
-    """Inputs whose values decide shapes: those that reach a `host` position other than through a Shape."""
+def wanted_by_value(steps: Sequence[Step]) -> set[str]:
+    """Names whose values decide shapes or branches: those that reach a `host` position, other than through a
+    Shape."""
     wanted: set[str] = set()
     for step in reversed(steps):
         if wanted.intersection(step.outputs) and step.row.name not in ("Shape", "Size"):
-            wanted.update(step.inputs)
+            wanted.update(step.reads)
         wanted.update(name for position, name in enumerate(step.inputs) if position in step.row.host)
-    return tuple(spec.name for spec in graph.inputs if spec.name in wanted)
+        for body in step.bodies.values():
+            wanted.update(_wanted_of_body(step, body))
+    return wanted
+
+
+def _wanted_of_body(step: Step, body: Body) -> set[str]:
+    """The same within a body, as names of the graph around it; the body's inputs are the step's in order."""
+    inside = wanted_by_value(body.steps)
+    outside = set(body.captured & inside)
+    own = zip(body.inputs, step.inputs, strict=False)
+    return outside | {given for name, given in own if name in inside and given}

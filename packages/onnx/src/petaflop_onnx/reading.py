@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError, Error
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from petaflop.errors import FileFormatError
 
-__all__ = ["LARGEST_FILE", "fault", "printable", "read_model", "regular_size"]
+__all__ = ["LARGEST_FILE", "check_header", "fault", "printable", "read_model", "regular_size"]
 
 LARGEST_FILE = (1 << 31) - 1  # protobuf's own limit; larger models keep their weights in external files
 
@@ -60,11 +60,12 @@ def read_model(path: Path) -> ModelProto:
         raise fault(path, "file", f"expected an ONNX model, got bytes that do not parse ({error})") from None
     except OSError as error:
         raise fault(path, "file", f"expected a readable file, got {error}") from None
-    _check_header(path, model)
+    check_header(path, model)
     return model
 
 
-def _check_header(path: Path, model: ModelProto) -> None:
+def check_header(path: Path, model: ModelProto) -> None:
+    """FileFormatError unless the model has what every model must have, and all its names are text."""
     if not model.HasField("graph"):
         raise fault(path, "graph", "expected a graph, got none; the file is truncated or not an ONNX model")
     if not 1 <= model.ir_version <= onnx.IR_VERSION:
@@ -85,22 +86,40 @@ def _texts(model: ModelProto) -> Iterator[tuple[str, Any]]:
     """Every text of the file that is read later, with its field."""
     for position, entry in enumerate(model.opset_import):
         yield f"opset_import[{position}].domain", entry.domain
-    for position, node in enumerate(model.graph.node):
-        field = f"graph.node[{position}]"
-        for text in (node.op_type, node.domain, node.name, *node.input, *node.output):
+    yield from _graph_texts(model.graph, "graph")
+    for position, function in enumerate(model.functions):
+        field = f"functions[{position}]"
+        for text in (function.name, function.domain, *function.input, *function.output):
             yield field, text
+        for entry in function.opset_import:
+            yield f"{field}.opset_import", entry.domain
+        yield from _node_texts(function.node, field)
+
+
+def _node_texts(nodes: Iterable[NodeProto], field: str) -> Iterator[tuple[str, Any]]:
+    for position, node in enumerate(nodes):
+        where = f"{field}.node[{position}]"
+        for text in (node.op_type, node.domain, node.name, *node.input, *node.output):
+            yield where, text
         for attribute in node.attribute:
-            yield f"{field}.attribute.name", attribute.name
-    for position, tensor in enumerate(model.graph.initializer):
-        field = f"graph.initializer[{position}]"
-        yield f"{field}.name", tensor.name
+            yield f"{where}.attribute.name", attribute.name
+            yield f"{where}.attribute.ref_attr_name", attribute.ref_attr_name
+            if attribute.HasField("g"):
+                yield from _graph_texts(attribute.g, where)
+
+
+def _graph_texts(graph: GraphProto, field: str) -> Iterator[tuple[str, Any]]:
+    yield from _node_texts(graph.node, field)
+    for position, tensor in enumerate(graph.initializer):
+        where = f"{field}.initializer[{position}]"
+        yield f"{where}.name", tensor.name
         for entry in tensor.external_data:
-            yield from ((f"{field}.external_data", text) for text in (entry.key, entry.value))
-    for side, values in (("input", model.graph.input), ("output", model.graph.output)):
+            yield from ((f"{where}.external_data", text) for text in (entry.key, entry.value))
+    for side, values in (("input", graph.input), ("output", graph.output)):
         for position, value in enumerate(values):
-            yield f"graph.{side}[{position}].name", value.name
+            yield f"{field}.{side}[{position}].name", value.name
             for dim in value.type.tensor_type.shape.dim:
-                yield f"graph.{side}[{position}].type", dim.dim_param
+                yield f"{field}.{side}[{position}].type", dim.dim_param
 
 
 def _check_graph(path: Path, graph: GraphProto) -> None:

@@ -3,7 +3,7 @@ fill it.
 
 A handler takes a Call (the node's attributes, with the defaults of ONNX filled in) and the node's inputs:
 Tensors, None for an optional input that is absent, and NumPy arrays at the positions named by `host`, which
-decide shapes.
+decide shapes. It returns one value, or a tuple where the node has several outputs.
 """
 
 from __future__ import annotations
@@ -19,18 +19,35 @@ Handler = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One row: `host` positions arrive as arrays, `either` positions do where the value is a constant."""
+    """One row: `host` positions arrive as arrays, `either` positions do where the value is a constant.
+
+    `raw` rows take values as they flow (Tensor, Constant, list, None). `control` rows run bodies: they take
+    (execution, step, inputs, values). `reads` rows have shapes that depend on data, so that no capture holds
+    them. `on_host` rows are Python code throughout: what no kernel could do, such as text.
+    """
 
     name: str
     since: int
     handler: Handler
     host: frozenset[int] = frozenset()
     either: frozenset[int] = frozenset()
+    raw: bool = False
+    control: bool = False
+    reads: bool = False
+    on_host: bool = False
+
+
+def _no_reading(_: Any) -> Any:
+    raise AssertionError("only an execution lets handlers read")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler may know of its node besides its inputs; `device` is where the model runs."""
+    """What a handler may know of its node besides its inputs; `device` is where the model runs.
+
+    `read` gives the elements of a Tensor, where shapes depend on them: a graph that asks for it runs step by
+    step.
+    """
 
     name: str
     operator: str
@@ -38,6 +55,7 @@ class Call:
     attributes: Mapping[str, Any]
     output_count: int
     device: str | None = None
+    read: Callable[[Any], Any] = _no_reading
 
     def __getitem__(self, attribute: str) -> Any:
         return self.attributes[attribute]
@@ -50,13 +68,18 @@ TABLE: dict[tuple[str, str, int], Operator] = {}
 
 
 def operator(
-    name: str, *since: int, host: tuple[int, ...] = (), either: tuple[int, ...] = (), domain: str = ""
+    name: str,
+    *since: int,
+    host: tuple[int, ...] = (),
+    either: tuple[int, ...] = (),
+    domain: str = "",
+    **kinds: bool,
 ) -> Callable[[Handler], Handler]:
     """Enter a handler for `name` at each of the since-versions at which it means the same."""
 
     def enter(handler: Handler) -> Handler:
         for version in since:
-            row = Operator(name, version, handler, frozenset(host), frozenset(either))
+            row = Operator(name, version, handler, frozenset(host), frozenset(either), **kinds)
             assert (domain, name, version) not in TABLE, f"{name}-{version} is entered twice"
             TABLE[domain, name, version] = row
         return handler

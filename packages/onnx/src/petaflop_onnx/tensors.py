@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from petaflop_onnx.reading import fault, printable
 
-__all__ = ["DTYPES", "decode", "dtype_name", "numpy_dtype"]
+__all__ = ["DTYPES", "NARROW", "decode", "dtype_name", "numpy_dtype"]
 
 DTYPES: Mapping[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype(np.float32),
@@ -36,6 +36,18 @@ DTYPES: Mapping[int, np.dtype[Any]] = {
     TensorProto.FLOAT8E4M3FN: np.dtype(ml_dtypes.float8_e4m3fn),
     TensorProto.FLOAT8E5M2: np.dtype(ml_dtypes.float8_e5m2),
 }
+# types that no kernel has; see narrow.py
+NARROW: Mapping[int, np.dtype[Any]] = {
+    TensorProto.FLOAT8E4M3FNUZ: np.dtype(ml_dtypes.float8_e4m3fnuz),
+    TensorProto.FLOAT8E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz),
+    TensorProto.UINT4: np.dtype(ml_dtypes.uint4),
+    TensorProto.INT4: np.dtype(ml_dtypes.int4),
+    TensorProto.FLOAT4E2M1: np.dtype(ml_dtypes.float4_e2m1fn),
+    TensorProto.FLOAT8E8M0: np.dtype(ml_dtypes.float8_e8m0fnu),
+    TensorProto.UINT2: np.dtype(ml_dtypes.uint2),
+    TensorProto.INT2: np.dtype(ml_dtypes.int2),
+}
+_NARROW_BITS: Mapping[str, int] = {"uint4": 4, "int4": 4, "float4_e2m1fn": 4, "uint2": 2, "int2": 2}
 _LIST_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _LIST_OF: Mapping[int, str] = {
     TensorProto.FLOAT: "float_data",
@@ -62,14 +74,17 @@ def dtype_name(data_type: int) -> str:
 
 def numpy_dtype(path: Path, field: str, data_type: int) -> np.dtype[Any]:
     """The NumPy dtype of an ONNX element type that we support."""
-    if data_type not in DTYPES:
-        supported = ", ".join(dtype_name(number) for number in DTYPES)
+    dtype = DTYPES.get(data_type) or NARROW.get(data_type)
+    if dtype is None:
+        supported = ", ".join(dtype_name(number) for number in (*DTYPES, *NARROW))
         raise fault(path, field, f"expected an element type among {supported}, got {dtype_name(data_type)}")
-    return DTYPES[data_type]
+    return dtype
 
 
 def decode(tensor: TensorProto, path: Path, field: str) -> np.ndarray[Any, Any]:
     """The values of a tensor; a read-only view of the file's bytes where they are raw."""
+    if tensor.data_type == TensorProto.STRING:
+        return _texts(tensor, path, field)
     dtype = numpy_dtype(path, f"{field}.data_type", tensor.data_type)
     dims = tuple(tensor.dims)
     if any(size < 0 for size in dims) or len(dims) > _MOST_DIMS:
@@ -86,13 +101,56 @@ def decode(tensor: TensorProto, path: Path, field: str) -> np.ndarray[Any, Any]:
     if len(filled) + tensor.HasField("raw_data") + external > 1:
         kinds = filled + ["raw_data"] * tensor.HasField("raw_data") + ["external_data"] * external
         raise fault(path, field, f"expected one kind of data, got {' and '.join(kinds)}")
-    if external:
+    if tensor.data_type in NARROW:
+        flat = _packed(tensor, path, field, dtype, count, external, filled)
+    elif external:
         flat = _external(tensor, path, field, dtype, count)
     elif filled:
         flat = _from_list(tensor, path, field, dtype, filled[0], count)
     else:
         flat = _from_raw(tensor.raw_data, path, f"{field}.raw_data", dtype, dims)
     return flat.reshape(dims)
+
+
+def _packed(
+    tensor: TensorProto,
+    path: Path,
+    field: str,
+    dtype: np.dtype[Any],
+    count: int,
+    external: bool,
+    filled: list[str],
+) -> np.ndarray[Any, Any]:
+    """Elements of 2, 4 or 8 bits, the first in the lowest bits of a byte."""
+    bits = _NARROW_BITS.get(dtype.name, 8)
+    size = -(-count * bits // 8)
+    whole = np.dtype(np.uint8)
+    if external:
+        raw = _external(tensor, path, field, whole, size)
+    elif filled:
+        raw = _from_list(tensor, path, field, whole, filled[0], size)
+    else:
+        raw = _from_raw(tensor.raw_data, path, f"{field}.raw_data", whole, (size,))
+    if bits == 8:
+        return raw.view(dtype)
+    parts = raw[:, None] >> np.arange(0, 8, bits, dtype=np.uint8) & ((1 << bits) - 1)
+    flat = parts.reshape(-1)[:count]
+    if dtype.name.startswith("int"):
+        half = 1 << (bits - 1)
+        return ((flat.astype(np.int8) ^ half) - half).astype(dtype)
+    return flat.view(dtype) if dtype.name.startswith("float") else flat.astype(dtype)
+
+
+def _texts(tensor: TensorProto, path: Path, field: str) -> np.ndarray[Any, Any]:
+    """Text as an array of Python's strings."""
+    dims, count = tuple(tensor.dims), len(tensor.string_data)
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.HasField("raw_data"):
+        raise fault(path, field, "expected text in string_data, got other data")
+    if any(size < 0 for size in dims) or len(dims) > _MOST_DIMS or math.prod(dims) != count:
+        raise fault(path, f"{field}.string_data", f"expected texts for dims {list(dims)}, got {count}")
+    array = np.empty(count, object)
+    array[:] = [value.decode("utf-8", "replace") for value in tensor.string_data]
+    return array.reshape(dims)
 
 
 def _from_raw(

@@ -98,6 +98,14 @@ def test_long_sum(case: Case, kind: str, length: int) -> None:
     case.check(reduce(Op.ADD, case.leaf(values), (0,)), measures="SUM")
 
 
+@pytest.mark.parametrize("shape", [(600_000, 3), (300_007, 1), (262_145, 5), (70_001, 20)], ids=str)
+@pytest.mark.requires("float32")
+def test_long_narrow_columns(case: Case, shape: tuple[int, int]) -> None:
+    """Runs that a device sums apart neither overlap nor leave a gap: whole numbers, so the sum is exact."""
+    values = (np.arange(shape[0] * shape[1]) % 7).astype(np.float32).reshape(shape)
+    case.check(reduce(Op.ADD, case.leaf(values), (0,)))
+
+
 @pytest.mark.parametrize("narrow", ["float16", "bfloat16", "int8", "uint8", "bool"])
 @pytest.mark.requires("float32", "int32")
 def test_narrow_sum_accumulates_wide(case: Case, narrow: str, backend: Any) -> None:

@@ -10,7 +10,9 @@ from petaflop.graph.symbolic import Expr
 from petaflop.ir.kernel import Block, axis_size, common_axes
 from petaflop.ir.plan import Fuse
 
-__all__ = ["fusable_groups", "vector_choice"]
+__all__ = ["edge_of", "fusable_groups", "vector_choice"]
+
+MASKED = 1.5  # time of a step under a mask, where 1 is one without
 
 Levels = tuple[tuple[str, int], ...]
 
@@ -72,9 +74,10 @@ def vector_choice(
     common: Sequence[Expr],
     width: int,
     limits: Sequence[Limit],
+    masks: bool,
 ) -> dict[Expr, Levels]:
-    """The register tile of each chosen axis: a common axis for all blocks, or one of each block's own
-    axes."""
+    """The register tile of each chosen axis: a common axis for all blocks, or one of each block's own axes;
+    with `masks`, a ragged last step may run in full under a mask."""
     if width < 2:
         return {}
     alone = {limit.part for limit in limits}
@@ -82,7 +85,7 @@ def vector_choice(
     best: dict[Expr, Levels] = {}
     least = float(len(blocks))
     for a in shared:
-        costs = [_cost(summary, a, width) for summary in summaries]
+        costs = [_cost(summary, a, width, masked=masks and not _folded(a, blocks)) for summary in summaries]
         if sum(costs) < least * 0.95:
             least = sum(costs)
             best = {a: _tile(a, width, 4 if _has_reduction(blocks) else 1)}
@@ -91,7 +94,7 @@ def vector_choice(
     for block, summary in zip(blocks, summaries, strict=True):
         own = [a for a in block.axes if a not in common and a not in block.ordered]
         inner = list(_last_reduce_axes(block))
-        options = [(_cost(summary, a, width), a) for a in own] + [
+        options = [(_cost(summary, a, width, masked=masks and not _folded(a, blocks)), a) for a in own] + [
             (_cost(summary, a, width) * 1.02, a) for a in inner
         ]
         cost, a = min(options, key=lambda option: option[0], default=(1.0, None))  # type: ignore[assignment]
@@ -125,16 +128,42 @@ def _last_reduce_axes(block: Block) -> list[Expr]:
     return list(last)
 
 
-def _cost(summary: Summary, a: Expr, width: int) -> float:
+def edge_of(a: Expr, levels: Levels, blocks: Sequence[Block], summaries: Sequence[Summary]) -> str:
+    """How the last, ragged step of an axis in lanes runs: one by one, or in full under a mask."""
+    if levels[-1][0] != "vector" or _folded(a, blocks):
+        return "peel"
+    lanes = levels[-1][1]
+    rest = size_of(axis_size(a)) % lanes
+    cheaper = all(_rest(summary, a, lanes, rest, masked=True) < rest * _one(summary) for summary in summaries)
+    return "mask" if cheaper else "peel"
+
+
+def _folded(a: Expr, blocks: Sequence[Block]) -> bool:
+    return any(a in block.reduce_axes for block in blocks)
+
+
+def _cost(summary: Summary, a: Expr, width: int, masked: bool = False) -> float:
     """Time of a block with `a` in lanes, where 1 is its time without lanes."""
     size = size_of(axis_size(a))
     if not size:
         return 1.0
-    accesses = summary.accesses
-    one = len(accesses) + summary.operations
-    wide = summary.operations + sum(_access_cost(access, a, width) for access in accesses)
-    steps = size // width * wide + size % width * one
-    return steps / (size * one)
+    steps = size // width * _wide(summary, a, width) + _rest(summary, a, width, size % width, masked)
+    return steps / (size * _one(summary))
+
+
+def _one(summary: Summary) -> float:
+    return len(summary.accesses) + summary.operations
+
+
+def _wide(summary: Summary, a: Expr, width: int) -> float:
+    return summary.operations + sum(_access_cost(access, a, width) for access in summary.accesses)
+
+
+def _rest(summary: Summary, a: Expr, width: int, rest: int, masked: bool) -> float:
+    """The time of the elements that are left over from whole steps: a mask needs wide enough elements."""
+    narrow = any(access.itemsize < 4 and access.strides.get(a, 0) for access in summary.accesses)
+    alone = rest * _one(summary)
+    return min(alone, MASKED * _wide(summary, a, width)) if masked and rest and not narrow else alone
 
 
 def _access_cost(access: Access, a: Expr, width: int) -> float:

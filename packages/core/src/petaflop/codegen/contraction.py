@@ -7,15 +7,18 @@ packing a panel evaluates the factor, so casts, masks and windows cost nothing f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 from petaflop.codegen.cost import Summary, points, size_of, summarize
+from petaflop.codegen.rewrite import rewrite
+from petaflop.codegen.roles import Roles, is_sum_of_products, loads_below, roles_of, walks
+from petaflop.codegen.windows import windows_of
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, Leaf
 from petaflop.ir.kernel import Block, Kernel, axes_of, axis_size
-from petaflop.ir.plan import Fuse, Join, Rewrite, Split, Stage, Tile
+from petaflop.ir.plan import Fuse, Join, Rewrite, Split, Stage, Tile, Window
 from petaflop.ir.target import Target
 
 __all__ = ["Contraction", "plan_contraction"]
@@ -25,6 +28,10 @@ TASK_WORK = 1 << 20  # multiply-adds of one task
 MOST_TASKS = 64
 RUN = 128  # products summed up in one chain before the partial sum is put aside
 PANEL_ROWS = 24  # rows from which on packing the other factor pays
+LEAST_ROWS = 4  # rows from which on it pays where the other factor is not contiguous
+LEAST_LANES = 0.6  # of whole vectors, the part that a row must fill
+FEWEST_LANES = 4  # fewer columns than a whole vector has lanes are worth a part of one, down to this
+FAR = 1024  # bytes: rows that step so far along k share few sets of a cache
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -43,16 +50,27 @@ class Contraction:
 
 
 @dataclass(frozen=True, slots=True)
-class _Roles:
-    """The factor with m and the factor with n, and the axes by role; `outer` ones are plain loops around
-    all."""
+class _Product:
+    """A sum of products, its sizes and its register tile; `contiguous` where lanes of n are neighbours."""
 
-    rows: int
-    columns: int
-    outer: tuple[Expr, ...]
-    m: tuple[Expr, ...]
-    n: tuple[Expr, ...]
-    k: tuple[Expr, ...]
+    blocks: Sequence[Block]
+    summaries: Sequence[Summary]
+    roles: Roles
+    width: int
+    m: int
+    n: int
+    k: int
+    tile_m: int
+    vectors: int
+    contiguous: bool
+
+    @property
+    def factors(self) -> tuple[Expr, ...]:
+        return self.blocks[0].reductions[0].term.args
+
+    @property
+    def tile_n(self) -> int:
+        return self.vectors * self.width
 
 
 def plan_contraction(
@@ -60,38 +78,70 @@ def plan_contraction(
 ) -> Contraction | None:
     """The plan of a nest whose first block, number `first`, is a sum of products; None where another plan is
     better."""
-    if not _is_sum_of_products(blocks):
+    if not is_sum_of_products(blocks):
         return None
+    product = _product(kernel, blocks, target, along_loads=False)
+    if product is None:
+        return None
+    windowed = None if product.contiguous else _plan_windows(kernel, first, product, target)
+    return windowed or _plan(first, product, target, windowed=False)
+
+
+def _product(kernel: Kernel, blocks: Sequence[Block], target: Target, along_loads: bool) -> _Product | None:
     summaries = [summarize(kernel, block) for block in blocks]
-    roles = _roles(blocks, summaries)
+    roles = roles_of(blocks, summaries, along_loads)
     if roles is None:
         return None
-    block = blocks[0]
-    factors = block.reductions[0].term.args
     width = max(1, target.vector_bytes // max(s.itemsize for s in summaries))
-    m_size, n_size, k_size = points(roles.m), points(roles.n), points(roles.k)
-    if width < 2 or n_size < width or m_size < 2 or m_size * n_size * k_size < LEAST_WORK:
+    m, n, k = points(roles.m), points(roles.n), points(roles.k)
+    while n < width and width > FEWEST_LANES and not along_loads:
+        width //= 2
+    work = m * n * k * (points(roles.outer) if along_loads else 1)
+    if width < 2 or m < 2 or work < LEAST_WORK or n < (LEAST_LANES if along_loads else 1) * width:
         return None
-    tile_m, vectors = _register_tile(m_size, n_size, width, target.vector_registers)
-    tile_n = vectors * width
-    contiguous = _walks(summaries[0], factors[roles.columns], roles.n, 1)
-    pack_columns = m_size >= PANEL_ROWS or (not contiguous and m_size >= 4)
-    if not contiguous and not pack_columns:
-        return None
-    rows = factors[roles.rows]
-    plain = rows.op is Leaf.LOAD and rows.args[0].op is Op.CONST
-    pack_rows = n_size >= 2 * width and not (plain and _walks(summaries[0], rows, (*roles.m, *roles.k), None))
-    if not contiguous and len(roles.n) > 1 and not pack_columns:
-        return None
+    tile_m, vectors = _register_tile(m, n, width, target.vector_registers)
+    columns = blocks[0].reductions[0].term.args[roles.columns]
+    contiguous = walks(summaries[0], columns, roles.n, 1)
+    return _Product(blocks, summaries, roles, width, m, n, k, tile_m, vectors, contiguous)
 
-    numbers = tuple(range(first, first + len(blocks)))
+
+def _plan_windows(kernel: Kernel, first: int, product: _Product, target: Target) -> Contraction | None:
+    """The plan on a padded copy of what the columns read, with lanes along the last axis alone: no panel, as
+    each element of the copy serves many products."""
+    lanes, columns = product.roles.n[-1], product.roles.columns
+    length = size_of(axis_size(lanes))
+    whole = -(-length // product.width) * product.width
+    sums = windows_of(product.factors[columns])
+    if sums is None or length < LEAST_LANES * whole or product.m < LEAST_ROWS or sums[-1].factor(lanes) < 1:
+        return None
+    vectors = _register_tile(product.m, length, product.width, target.vector_registers)[1]
+    window = Window(first, columns, lanes.arg, vectors * product.width)
+    seen = rewrite(kernel, (window,)).kernel
+    blocks = seen.blocks[first + 1 : first + 1 + len(product.blocks)]
+    copied = _product(seen, blocks, target, along_loads=True)
+    if copied is None or not copied.contiguous:
+        return None
+    plan = _plan(first + 1, copied, target, windowed=True)
+    return plan and replace(plan, rewrites=(window, *plan.rewrites), added=plan.added + 1)
+
+
+def _plan(first: int, product: _Product, target: Target, windowed: bool) -> Contraction | None:
+    roles, tile_m, tile_n = product.roles, product.tile_m, product.tile_n
+    summary, factors = product.summaries[0], product.factors
+    pack_columns = not windowed and product.m >= (PANEL_ROWS if product.contiguous else LEAST_ROWS)
+    if not product.contiguous and not pack_columns:
+        return None
+    pack_rows = product.n >= 2 * product.width and not _rows_as_they_are(product)
+
+    numbers = tuple(range(first, first + len(product.blocks)))
     rewrites: list[Rewrite] = []
     m, n = (_joined(axes, numbers, rewrites) for axes in (roles.m, roles.n))
     k_names = tuple(a.arg for a in roles.k)
     outer = [a.arg for a in roles.outer]
     added = 0
     used = [{a.arg for a in axes_of((factor,))} for factor in factors]
-    if pack_columns:
+    tile_columns = pack_columns or (windowed and product.n % tile_n != 0)
+    if tile_columns:
         rewrites.append(Tile(numbers, n, tile_n))
     if pack_rows:
         rewrites.append(Tile(numbers, m, tile_m))
@@ -101,40 +151,74 @@ def plan_contraction(
             rewrites.append(Stage(first + added, operand, (*around, f"{name}_t", *k_names, f"{name}_r")))
             added += 1
 
-    work = m_size * n_size * k_size
+    work = product.m * product.n * product.k
     tasks = max(1, min(MOST_TASKS, points(roles.outer) * work // TASK_WORK))
+    rows_fit = max(1, target.l2_bytes // 2 // (product.k * 4) // tile_m) * tile_m
+    rows_first = windowed and product.m > rows_fit  # rows stay in the cache while the outer axes pass by
     split: list[Split] = []
     inner_tasks = tasks
+    m_tasks = max(1, min(tasks, ceil_div(product.m, rows_fit))) if rows_first else 1
+    inner_tasks //= m_tasks
+    outer_order: list[str] = []
     for a in roles.outer:
+        outer_order.append(f"{a.arg}.{int(inner_tasks > 1)}")
         if inner_tasks > 1:
             split.append(Split(a.arg, (("thread", 1),)))
             inner_tasks //= size_of(axis_size(a))
-    rows_fit = max(1, target.l2_bytes // 2 // (k_size * 4) // tile_m) * tile_m
-    m_tasks = max(1, min(inner_tasks, ceil_div(m_size, rows_fit)))
-    n_tasks = max(1, min(inner_tasks // m_tasks, ceil_div(n_size, tile_n)))
-    if n_tasks * m_tasks < inner_tasks:
-        m_tasks = max(1, min(inner_tasks // n_tasks, ceil_div(m_size, tile_m)))
-    m_step = ceil_div(ceil_div(m_size, m_tasks), tile_m)  # in tiles
-    n_step = ceil_div(ceil_div(n_size, n_tasks), tile_n)
+    if not rows_first:
+        m_tasks = max(1, min(inner_tasks, ceil_div(product.m, rows_fit)))
+        inner_tasks //= m_tasks
+    n_tasks = max(1, min(inner_tasks, ceil_div(product.n, tile_n)))
+    if n_tasks < inner_tasks:
+        m_tasks = max(1, min(m_tasks * inner_tasks // n_tasks, ceil_div(product.m, tile_m)))
+    m_step = ceil_div(ceil_div(product.m, m_tasks), tile_m)  # in tiles
+    n_step = ceil_div(ceil_div(product.n, n_tasks), tile_n)
     m_thread = m_tasks > 1
     n_thread = n_tasks > 1
-    vector = (("unroll", tile_n), ("vector", width)) if vectors > 1 else (("vector", width),)
+    width = product.width
+    vector = (("unroll", tile_n), ("vector", width)) if product.vectors > 1 else (("vector", width),)
     if pack_rows:
         split += [Split(f"{m}_t", _thread(m_thread, m_step)), Split(f"{m}_r", (("unroll", tile_m),))]
     else:
         split.append(Split(m, (*_thread(m_thread, m_step * tile_m), ("unroll", tile_m))))
-    if pack_columns:
+    if tile_columns:
         split += [Split(f"{n}_t", _thread(n_thread, n_step)), Split(f"{n}_r", vector)]
     else:
         split.append(Split(n, (*_thread(n_thread, n_step * tile_n), *vector)))
-    fuse = _fuse_k(roles, pack_rows, pack_columns, summaries[0])
-    k = fuse[0].into if fuse else k_names[-1]
-    k_run = k_size if fuse or len(k_names) == 1 else size_of(axis_size(roles.k[-1]))
-    if block.reductions[0].states[0].dtype.is_float and k_run > 2 * RUN:
-        split.append(Split(k, (("block", RUN),)))
-    outer_n = f"{n}_t.{int(n_thread)}" if pack_columns else f"{n}.{int(n_thread)}"
+    fuse = _fuse_k(roles, pack_rows, pack_columns, summary)
+    if product.blocks[0].reductions[0].states[0].dtype.is_float:
+        split += _runs([(fuse[0].into, product.k)] if fuse else [(a.arg, points([a])) for a in roles.k])
+    outer_n = f"{n}_t.{int(n_thread)}" if tile_columns else f"{n}.{int(n_thread)}"
     outer_m = f"{m}_t.{int(m_thread)}" if pack_rows else f"{m}.{int(m_thread)}"
-    return Contraction(tuple(rewrites), added, fuse, tuple(s for s in split if s.levels), (outer_n, outer_m))
+    order: tuple[str, ...] = (outer_n, outer_m)
+    if windowed:
+        order = (outer_m, *outer_order, outer_n) if rows_first else (*outer_order, outer_n, outer_m)
+    return Contraction(tuple(rewrites), added, fuse, tuple(s for s in split if s.levels), order)
+
+
+def _rows_as_they_are(product: _Product) -> bool:
+    """Whether the rows are read where they lie: plain loads, a step of k not far away."""
+    rows, roles = product.factors[product.roles.rows], product.roles
+    if rows.op is not Leaf.LOAD or rows.args[0].op is not Op.CONST:
+        return False
+    if not walks(product.summaries[0], rows, (*roles.m, *roles.k), None):
+        return False
+    (access,) = loads_below(product.summaries[0], rows)
+    far = access.strides.get(roles.k[-1], 0) * access.itemsize >= FAR
+    return not far or product.n < 8 * product.width
+
+
+def _runs(axes: list[tuple[str, int]]) -> list[Split]:
+    """Partial sums of about RUN products along the (axis, size)s of k: a "block" of the outermost axis of
+    which one step is no longer than that."""
+    if math.prod(size for _, size in axes) <= 2 * RUN:
+        return []
+    inner = 1
+    for name, size in reversed(axes):
+        if inner * size > 2 * RUN:
+            return [Split(name, (("block", max(1, RUN // inner)),))]
+        inner *= size
+    return []
 
 
 def _thread(threads: bool, step: int) -> tuple[tuple[str, int], ...]:
@@ -148,85 +232,7 @@ def _joined(axes: tuple[Expr, ...], numbers: tuple[int, ...], rewrites: list[Rew
     return "_".join(names)
 
 
-# ---- roles ----
-
-
-def _is_sum_of_products(blocks: Sequence[Block]) -> bool:
-    block = blocks[0]
-    if len(block.reductions) != 1 or any(b.axes != block.axes or b.ordered for b in blocks):
-        return False
-    r = block.reductions[0]
-    if r.op is not Op.ADD or r.scan or r.term.op is not Op.MUL or any(b.reductions for b in blocks[1:]):
-        return False
-    return r.term.dtype.kind != "b"
-
-
-def _roles(blocks: Sequence[Block], summaries: Sequence[Summary]) -> _Roles | None:
-    block = blocks[0]
-    r = block.reductions[0]
-    used = [axes_of((factor,)) for factor in r.term.args]
-    if not all(set(r.axes) <= axes for axes in used):
-        return None
-    stores = [access for access in summaries[-1].accesses if access.is_store]
-    last = next((a for a in reversed(block.axes) if stores[-1].strides.get(a, 0) == 1), None)
-    sides = [side for side in (0, 1) if last in used[side] and last not in used[1 - side]]
-    if last is None or not sides:
-        return None
-    columns, rows = sides[0], 1 - sides[0]
-    only_n = [a for a in block.axes if a in used[columns] and a not in used[rows]]
-    only_m = [a for a in block.axes if a in used[rows] and a not in used[columns]]
-    if not only_m:
-        return None
-    n = _run(list(only_n), last, summaries, stores_only=True)
-    m = _run(only_m, only_m[-1], summaries, stores_only=False)
-    outer = tuple(a for a in block.axes if a not in n and a not in m)
-    return _Roles(rows, columns, outer, m, n, r.axes)
-
-
-def _run(axes: list[Expr], last: Expr, summaries: Sequence[Summary], stores_only: bool) -> tuple[Expr, ...]:
-    """The axes up to `last` that stores (or all accesses) walk through as if they were one."""
-    run = [last]
-    for a in reversed(axes[: axes.index(last)]):
-        inner = points(run)
-        accesses = [access for s in summaries for access in s.accesses if access.is_store or not stores_only]
-        joint = all(
-            access.strides.get(a, 0) == access.strides.get(run[-1], 0) * size_of(axis_size(run[-1]))
-            and not {a, run[-1]} & access.irregular
-            for access in accesses
-        )
-        if not joint or inner == 0 or not isinstance(axis_size(run[-1]), int):
-            break
-        run.append(a)
-    return tuple(reversed(run))
-
-
-def _walks(summary: Summary, factor: Expr, axes: Sequence[Expr], stride: int | None) -> bool:
-    """Whether every load below `factor` has fixed strides along `axes`, the last of them `stride` unless
-    None."""
-    names = {e.arg[0] for e in _loads(factor)}
-    for access in summary.accesses:
-        if access.buffer not in names or access.is_store:
-            continue
-        if access.irregular & set(axes) or access.guarded & set(axes):
-            return False
-        if stride is not None and access.strides.get(axes[-1], 0) != stride:
-            return False
-        if stride is None and 1 not in (access.strides.get(a) for a in axes):
-            return False
-        for outer, inner in pairwise(axes):
-            joint = access.strides.get(inner, 0) * size_of(axis_size(inner))
-            if stride is not None and access.strides.get(outer, 0) != joint:
-                return False
-    return True
-
-
-def _loads(factor: Expr) -> list[Expr]:
-    from petaflop.ir.kernel import loads_of
-
-    return list(loads_of((factor,)))
-
-
-def _fuse_k(roles: _Roles, pack_rows: bool, pack_columns: bool, summary: Summary) -> tuple[Fuse, ...]:
+def _fuse_k(roles: Roles, pack_rows: bool, pack_columns: bool, summary: Summary) -> tuple[Fuse, ...]:
     """Join the reduce axes where every factor is packed or walks through them as one."""
     if len(roles.k) < 2:
         return ()

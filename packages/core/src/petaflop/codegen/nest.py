@@ -15,18 +15,18 @@ from petaflop.codegen.flatten import TILE, Flattener, within
 from petaflop.codegen.ranges import (
     Cursor,
     Level,
-    Range,
     Tile,
     levels_of,
     loop_variable,
     loops,
-    minimum,
     tile_loops,
     tile_position,
+    whole,
 )
 from petaflop.codegen.rewrite import join_axes
 from petaflop.codegen.split_reduce import Limit
 from petaflop.dtype import float32, float64
+from petaflop.errors import CompileError
 from petaflop.graph.ops import Native, Op
 from petaflop.graph.symbolic import (
     TRUE,
@@ -135,10 +135,8 @@ class NestLowering:
         return Segment(task, total, (*self.allocations, *body))
 
     def _enter_thread(self, cursor: Cursor, level: Level, number: Expr) -> Cursor:
-        size = axis_size(level.axis)
         low = multiply(number, constant(level.size))
-        multiple = math.gcd(level.size, size) if isinstance(size, int) else 1
-        return cursor.narrow(level.axis, Range(low, minimum(low + level.size, as_expr(size)), multiple))
+        return cursor.narrow(level.axis, whole(level.axis).part(low, level.size))
 
     def _levels(self, a: Expr) -> list[Level]:
         return levels_of(a, self.splits.get(a.arg))
@@ -203,6 +201,8 @@ class NestLowering:
     ) -> tuple[Body, dict[Expr, Expr]]:
         """The loops of a reduction, and where each state's result is found."""
         lanes = math.prod(self._tile_size(a) for a in r.axes)
+        if lanes & (lanes - 1):  # the tree that merges them halves their number
+            raise CompileError(f"plan: expected a power of two of lanes of {r.axes[-1].arg}, got {lanes}")
         count = math.prod(tile.count for tile in tiles) * lanes
         allocations, arrays = self._arrays(r, count)
         levels = [level for a in r.axes for level in self._levels(a)]
@@ -226,10 +226,8 @@ class NestLowering:
         limit = self.limits.get(block)
         if limit is None:
             return cursor
-        size = axis_size(limit.axis)
         low = multiply(cursor.positions[limit.part], constant(limit.size))
-        multiple = math.gcd(limit.size, size) if isinstance(size, int) else 1
-        return cursor.narrow(limit.axis, Range(low, minimum(low + limit.size, as_expr(size)), multiple))
+        return cursor.narrow(limit.axis, whole(limit.axis).part(low, limit.size))
 
     def _initial(
         self,

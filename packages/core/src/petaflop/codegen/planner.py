@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from petaflop.codegen.axes import fusable_groups, vector_choice
+from petaflop.codegen.axes import edge_of, fusable_groups, vector_choice
 from petaflop.codegen.contraction import Contraction, plan_contraction
 from petaflop.codegen.cost import block_points, nanoseconds, points, size_of, summarize
 from petaflop.codegen.nest import fuse_axes
@@ -28,6 +28,7 @@ MOST_TASKS = 64
 FEW = 16  # fewer independent points than this leave threads idle
 LONG = 1 << 18  # points from which on idle threads matter
 PART = 1 << 16  # least points of a partial reduction
+ALIGNED = (256, 32)  # whole register tiles of most dtypes: a run that is no multiple ends in a ragged step
 CHAIN = 16  # additions in a row in one lane before a partial sum is put aside
 
 
@@ -116,7 +117,8 @@ def _splits(kernel: Kernel, numbers: Sequence[int], blocks: Sequence[Block]) -> 
         if free < FEW and length >= 64:
             parts = max(2, min(MOST_TASKS, total // PART, length // 32))
             size = -(-length // parts)
-            result.append(SplitReduce(number, longest.arg, -(-size // 32) * 32))
+            whole = next(step for step in ALIGNED if size >= 8 * step or step == ALIGNED[-1])
+            result.append(SplitReduce(number, longest.arg, -(-size // whole) * whole))
     return result
 
 
@@ -136,17 +138,19 @@ def _plan_nest(
     common = common_axes(fused) if len(fused) > 1 else fused[0].axes
     summaries = [summarize(kernel, block) for block in fused] if fuse else summaries
     width = max(1, target.vector_bytes // max(summary.itemsize for summary in summaries))
-    tiles = vector_choice(fused, summaries, common, width, limits)
+    tiles = vector_choice(fused, summaries, common, width, limits, target.has_masked_access)
     reduce_lanes = {a: _reduce_levels(a, tiles.get(a), fused) for block in fused for a in block.reduce_axes}
     splits = {a.arg: Split(a.arg, levels) for a, levels in reduce_lanes.items() if levels}
     own = {a for block in fused for a in block.axes if a not in common}
-    splits |= {a.arg: Split(a.arg, tiles[a]) for a in own if a in tiles}
+    masks = target.has_masked_access
+    edges = {a: edge_of(a, levels, fused, summaries) if masks else "peel" for a, levels in tiles.items()}
+    splits |= {a.arg: Split(a.arg, tiles[a], edges[a]) for a in own if a in tiles}
     time = nanoseconds(fused, summaries, width if tiles else 1)
     threads = _threads(common, fused, tiles, time)
     for a in common:
         levels = (*threads.get(a, ()), *tiles.get(a, ()))
         if levels:
-            splits[a.arg] = Split(a.arg, levels)
+            splits[a.arg] = Split(a.arg, levels, edges.get(a, "peel"))
     return Nest(numbers, fuse, tuple(splits.values()))
 
 

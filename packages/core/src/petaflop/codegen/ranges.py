@@ -40,6 +40,7 @@ __all__ = [
     "minimum",
     "tile_loops",
     "tile_position",
+    "whole",
 ]
 
 Body = tuple[Statement, ...]
@@ -59,11 +60,22 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """low <= axis < high; both are multiples of `multiple` (0: of anything)."""
+    """low <= axis < high, where low is a multiple of `aligned` and high − low one of `multiple` (0: of
+    anything)."""
 
     low: Expr
     high: Expr
+    aligned: int
     multiple: int
+
+    def part(self, low: Expr, size: int) -> Range:
+        """The run of `size` from `low`, or up to the end; `low` is some runs of that size from the start."""
+        high = minimum(low + size, self.high)
+        return Range(low, high, math.gcd(size, self.aligned), math.gcd(size, self.multiple))
+
+    def after(self, low: Expr, step: int) -> Range:
+        """What is left from `low` on, some steps of `step` from the start."""
+        return Range(low, self.high, math.gcd(step, self.aligned), math.gcd(step, self.multiple))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +112,7 @@ class Cursor:
 def whole(axis: Expr) -> Range:
     """All of an axis."""
     size = axis_size(axis)
-    return Range(constant(0), as_expr(size), size if isinstance(size, int) else 1)
+    return Range(constant(0), as_expr(size), 0, size if isinstance(size, int) else 1)
 
 
 def levels_of(axis: Expr, split: Split | None) -> list[Level]:
@@ -158,8 +170,7 @@ def _counted(name: str, bounds: Range, step: int, level: Level, body: Callable[[
 
 def _outer(level: Level, bounds: Range, cursor: Cursor, inside: Callable[[Cursor], Body]) -> Body:
     def body(position: Expr) -> Body:
-        high = minimum(position + level.size, bounds.high)
-        return inside(cursor.narrow(level.axis, Range(position, high, math.gcd(level.size, bounds.multiple))))
+        return inside(cursor.narrow(level.axis, bounds.part(position, level.size)))
 
     return _counted(f"{level.axis.arg}{level.number}", bounds, level.size, level, body)
 
@@ -179,15 +190,23 @@ def _last(level: Level, bounds: Range, cursor: Cursor, inside: Callable[[Cursor]
     for number, tile in enumerate(steps):
         step = tile[0][1] if tile else 1
         exact = step == 1 or bounds.multiple % step == 0
-        stop = bounds.high if exact else multiply(divide(bounds.high, constant(step)), constant(step))
-        here = Range(bounds.low, stop, bounds.multiple if exact else step)
+        stop = bounds.high if exact else _full_steps(bounds, step)
+        here = replace(bounds, high=stop, multiple=bounds.multiple if exact else step)
         tiles = _tiles(level, tile)
         suffix = name if not number else f"{name}r{number}"
         body += _counted(suffix, here, step, level, lambda x, t=tiles: inside(cursor.fix(axis, x, t)))  # type: ignore[misc]
         if exact:
             break
-        bounds = Range(stop, bounds.high, math.gcd(bounds.multiple, step))
+        bounds = bounds.after(stop, step)
     return body
+
+
+def _full_steps(bounds: Range, step: int) -> Expr:
+    """Where the last full step from `low` ends."""
+    if bounds.aligned % step == 0:
+        return multiply(divide(bounds.high, constant(step)), constant(step))
+    whole_steps = divide(bounds.high - bounds.low, constant(step))
+    return bounds.low + multiply(whole_steps, constant(step))
 
 
 def _tiles(level: Level, tile: tuple[tuple[str, int], ...]) -> tuple[Tile, ...]:

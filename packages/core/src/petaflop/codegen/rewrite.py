@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from petaflop.codegen.split_reduce import Limit, halves
+from petaflop.codegen.windows import copied
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import (
     TRUE,
@@ -31,7 +32,7 @@ from petaflop.graph.symbolic import (
     topological,
 )
 from petaflop.ir.kernel import Block, Kernel, Store, Temporary, axes_of, axis, axis_size, load, value
-from petaflop.ir.plan import Join, Rewrite, SplitReduce, Stage, Tile
+from petaflop.ir.plan import Join, Rewrite, SplitReduce, Stage, Tile, Window
 
 __all__ = ["Rewritten", "join_axes", "rewrite"]
 
@@ -121,12 +122,13 @@ def _join(directive: Join, blocks: list[Block], *_: Any) -> None:
         blocks[number] = join_axes(blocks[number], directive.axes, directive.into)
 
 
-def _tile(directive: Tile, blocks: list[Block], *_: Any) -> None:
+def _tile(directive: Tile, blocks: list[Block], temporaries: list[Temporary], *_: Any) -> None:
+    room = {temporary.name: temporary.shape for temporary in temporaries}
     for number in directive.blocks:
-        blocks[number] = _tiled(blocks[number], directive)
+        blocks[number] = _tiled(blocks[number], directive, room)
 
 
-def _tiled(block: Block, directive: Tile) -> Block:
+def _tiled(block: Block, directive: Tile, room: Mapping[str, tuple[Dim, ...]]) -> Block:
     old = next(a for a in block.axes if a.arg == directive.axis)
     size = axis_size(old)
     count = divide(as_expr(size) + (directive.size - 1), constant(directive.size))
@@ -139,21 +141,33 @@ def _tiled(block: Block, directive: Tile) -> Block:
 
     inside = less(position, as_expr(size))
     if inside is not TRUE:
-        block = _guarded(block, old, inside)
+        block = _guarded(block, old, position, inside, room)
     return _substituted(block, {old: position}, place)
 
 
-def _guarded(block: Block, old: Expr, inside: Expr) -> Block:
-    """Loads and stores that depend on `old` happen only where `inside` holds."""
+def _guarded(block: Block, old: Expr, at: Expr, inside: Expr, room: Mapping[str, tuple[Dim, ...]]) -> Block:
+    """Loads and stores that depend on `old`, which is going to be `at`, happen only where `inside` holds;
+    but a load from a temporary with room for every `at` needs no guard."""
     mapping: dict[Expr, Expr] = {}
     roots = [*block.exprs, *(s.initial for r in block.reductions for s in r.states)]
     for expr in topological(roots):
         if expr.op is Leaf.LOAD and old in axes_of(expr.args):
             valid, *position = substitute(expr.args, mapping)
-            mapping[expr] = make(Leaf.LOAD, (both(valid, inside), *position), expr.dtype, expr.arg)
+            if not _fits(substitute(position, {old: at}), room.get(expr.arg[0])):
+                mapping[expr] = make(Leaf.LOAD, (both(valid, inside), *position), expr.dtype, expr.arg)
     guarded = _substituted(block, mapping, lambda axes: axes)
     stores = tuple(replace(store, valid=both(store.valid, inside)) for store in guarded.stores)
     return replace(guarded, stores=stores)
+
+
+def _fits(position: Sequence[Expr], shape: tuple[Dim, ...] | None) -> bool:
+    """Whether an index is inside a temporary of that shape wherever it may be."""
+    if shape is None:
+        return False
+    return all(
+        each.lo >= 0 and isinstance(size, int) and each.hi < size
+        for each, size in zip(position, shape, strict=True)
+    )
 
 
 def _stage(
@@ -168,13 +182,29 @@ def _stage(
     name = f"panel{len(temporaries)}"
     temporaries.append(Temporary(name, factor.dtype, tuple(axis_size(a) for a in axes)))
     pack = Block(axes, (Store(name, axes, factor),))
-    factors = list(product_.args)
-    factors[operand] = load(name, axes, factor.dtype)
-    step = value(Op.ADD, reduction.step[0].args[0], value(Op.MUL, *factors))
-    blocks[directive.block] = replace(
-        block, reductions=(replace(reduction, step=(step,)), *block.reductions[1:])
-    )
+    blocks[directive.block] = _with_factor(block, operand, load(name, axes, factor.dtype))
     _insert(directive.block, [pack], blocks, sizes)
+
+
+def _with_factor(block: Block, operand: int, factor: Expr) -> Block:
+    """The block with another factor in the product that its first reduction sums up."""
+    reduction = block.reductions[0]
+    factors = list(reduction.term.args)
+    factors[operand] = factor
+    step = value(Op.ADD, reduction.step[0].args[0], value(Op.MUL, *factors))
+    return replace(block, reductions=(replace(reduction, step=(step,)), *block.reductions[1:]))
+
+
+def _window(
+    directive: Window, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
+) -> None:
+    block = blocks[directive.block]
+    factor = block.reductions[0].term.args[directive.operand]
+    name = f"window{len(temporaries)}"
+    fill, copy, read = copied(factor, directive.lanes, directive.multiple, name)
+    temporaries.append(copy)
+    blocks[directive.block] = _with_factor(block, directive.operand, read)
+    _insert(directive.block, [fill], blocks, sizes)
 
 
 def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[int]) -> None:
@@ -211,5 +241,6 @@ _RULES: dict[type, Callable[..., None]] = {
     Join: _join,
     Tile: _tile,
     Stage: _stage,
+    Window: _window,
     SplitReduce: _split_reduce,
 }

@@ -331,8 +331,10 @@ def divide(a: Expr, b: Expr) -> Expr:
         return add(exact, divide(rest, b))
     size = b.arg
     terms, offset = linear_terms(a)
-    exact_terms = {term: factor // size for term, factor in terms.items() if factor % size == 0}
-    rest_terms = {term: factor for term, factor in terms.items() if factor % size}
+    # whole multiples come out, as they do in `modulo`: so that the two still fold where they meet
+    whole = {t: factor // size if factor > 0 or factor % size == 0 else 0 for t, factor in terms.items()}
+    exact_terms = {term: count for term, count in whole.items() if count}
+    rest_terms = {t: left for t, factor in terms.items() if (left := factor - whole[t] * size)}
     exact = _join(exact_terms, offset // size)
     rest = _join(rest_terms, offset % size)
     low, high = rest.lo // size, rest.hi // size

@@ -11,7 +11,19 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any
 
-__all__ = ["BINDS", "Fuse", "Join", "Nest", "Plan", "Rewrite", "Split", "SplitReduce", "Stage", "Tile"]
+__all__ = [
+    "BINDS",
+    "Fuse",
+    "Join",
+    "Nest",
+    "Plan",
+    "Rewrite",
+    "Split",
+    "SplitReduce",
+    "Stage",
+    "Tile",
+    "Window",
+]
 
 BINDS = ("thread", "serial", "block", "unroll", "vector")
 
@@ -33,8 +45,9 @@ class Split:
 
     "thread" steps are tasks; "serial" steps are a loop; a "block" step of a reduce axis folds into a partial
     result of its own, which bounds the rounding error; "unroll" and "vector" steps stand innermost, below
-    every reduce loop, and keep their results in registers. `edge` says what happens to a last step that is
-    not full: "peel" runs it one by one, "mask" runs it in full with what lies outside switched off.
+    every reduce loop, and keep their results in registers; a reduce axis has a power of two of them. `edge`
+    says what happens to a last step that is not full: "peel" runs it one by one, "mask" runs it in full with
+    what lies outside switched off.
     """
 
     axis: str
@@ -91,6 +104,26 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """Have factor 0 or 1 of the product that `block` sums up, which reads sums of axes, read a padded copy.
+
+    Where `lanes` steps over elements the copy is in phases, so that neighbours in it are neighbours in
+    memory; it has room for `lanes` rounded up to `multiple`. The new block stands before `block`.
+    """
+
+    block: int
+    operand: int
+    lanes: str
+    multiple: int
+
+    def __str__(self) -> str:
+        return (
+            f"window factor {self.operand} of block {self.block} along {self.lanes}, "
+            f"in multiples of {self.multiple}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SplitReduce:
     """Cut a reduce axis of `block` into runs of `size`, folded apart and then merged, in another phase."""
 
@@ -102,7 +135,7 @@ class SplitReduce:
         return f"split_reduce block {self.block}: {self.axis} by {self.size}"
 
 
-Rewrite = Join | Tile | Stage | SplitReduce
+Rewrite = Join | Tile | Stage | Window | SplitReduce
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +184,7 @@ class Plan:
         return "\n".join(lines)
 
 
-_TYPES = {kind.__name__: kind for kind in (Fuse, Join, Split, SplitReduce, Stage, Tile, Nest, Plan)}
+_TYPES = {kind.__name__: kind for kind in (Fuse, Join, Split, SplitReduce, Stage, Window, Tile, Nest, Plan)}
 
 
 def _data(value: Any) -> Any:

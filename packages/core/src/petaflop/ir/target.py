@@ -38,7 +38,8 @@ class Target:
     """Sizes in bytes, rates in bytes or operations per second; 0 means unknown.
 
     `kind` is "cpu" (threads of SIMD units) or "gpu" (workgroups of waves). `triple`, `cpu` and `features` are
-    what a compiler is told.
+    what a compiler is told. `has_masked_access` is true where a load or store of some lanes costs about what
+    one of all lanes does: ragged edges then run under a mask instead of one by one.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Target:
     vector_bytes: int = 16
     vector_registers: int = 16
     has_fma: bool = False
+    has_masked_access: bool = False
     threads: int = 1
     wave_size: int = 1
     max_workgroup: int = 1

@@ -161,6 +161,12 @@ def _connect(stages: list[Stage], nodes: Sequence[Node], memory: _Memory, allowe
     versions = _versions(nodes, memory, allowed)
     stage_at = {memory.number[name]: number for name, number in memory.stage_of.items()}
     for stage in stages:
+        before = memory.slots[memory.number[stage.name]].base
+        if (
+            before is not None and before in stage_at
+        ):  # it writes over what another stage wrote, even where it reads nothing of it
+            stage.reads.add(stage_at[before])
+            stage.apart.add(stage_at[before])
         for block in stage.blocks:
             for read in loads_of(block.exprs):
                 name = read.arg[0]

@@ -2,6 +2,8 @@
 
 from petaflop_onnx.operators import (
     activation,
+    classical,
+    control,
     convolution,
     elementwise,
     indexing,
@@ -10,13 +12,22 @@ from petaflop_onnx.operators import (
     normalize,
     pooling,
     quantize,
+    random,
     recurrent,
     reduce,
     resize,
+    sampling,
+    selection,
+    sequence,
+    signal,
+    text,
+    training,
 )
 
 __all__ = [
     "activation",
+    "classical",
+    "control",
     "convolution",
     "elementwise",
     "indexing",
@@ -25,7 +36,14 @@ __all__ = [
     "normalize",
     "pooling",
     "quantize",
+    "random",
     "recurrent",
     "reduce",
     "resize",
+    "sampling",
+    "selection",
+    "sequence",
+    "signal",
+    "text",
+    "training",
 ]

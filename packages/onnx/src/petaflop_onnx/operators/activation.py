@@ -58,7 +58,7 @@ def _selu(call: Call, x: Tensor) -> Tensor:
     return (x > 0).where(x, x.expm1() * call["alpha"]) * call["gamma"]
 
 
-@operator("Celu", 12)
+@operator("Celu", 12, 28)
 def _celu(call: Call, x: Tensor) -> Tensor:
     return x.celu(call["alpha"])
 

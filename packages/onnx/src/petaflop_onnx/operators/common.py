@@ -10,20 +10,36 @@ import numpy as np
 from petaflop import Tensor
 from petaflop.dtype import DType, from_numpy_dtype
 from petaflop_onnx.host import normalize_axis
+from petaflop_onnx.narrow import FORMATS, Format
 from petaflop_onnx.table import Call
-from petaflop_onnx.tensors import DTYPES
+from petaflop_onnx.tensors import DTYPES, NARROW
 
-__all__ = ["Array", "legacy", "numbers", "onnx_dtype", "pad_with", "positions", "shape_of", "spatial_pads"]
+__all__ = [
+    "Array",
+    "legacy",
+    "numbers",
+    "onnx_dtype",
+    "onnx_type",
+    "pad_with",
+    "positions",
+    "shape_of",
+    "spatial_pads",
+]
 
 Array = np.ndarray[Any, Any]
 _MOST_PLACES = 1 << 26
 
 
 def onnx_dtype(number: int) -> DType:
-    """The dtype of an ONNX element type; ValueError for those without kernels (strings, 4-bit types)."""
+    """The dtype of an ONNX element type; ValueError for those without kernels."""
     if number not in DTYPES:
         raise ValueError(f"to: expected an element type that kernels have, got {number}")
     return from_numpy_dtype(DTYPES[number])
+
+
+def onnx_type(number: int) -> DType | Format:
+    """The same, or the format of a type that kernels lack."""
+    return FORMATS[NARROW[number].name] if number in NARROW else onnx_dtype(number)
 
 
 def numbers(array: Array) -> list[Any]:

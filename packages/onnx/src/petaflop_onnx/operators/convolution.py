@@ -9,6 +9,8 @@ from petaflop.dtype import int32
 from petaflop_onnx.operators.common import pad_with, shape_of, spatial_pads
 from petaflop_onnx.table import Call, operator
 
+__all__ = ["convolve", "without_channel_zero"]
+
 
 def _numbers(call: Call, name: str, rank: int) -> list[int]:
     given = list(call.get(name) or (1,) * rank)
@@ -17,7 +19,7 @@ def _numbers(call: Call, name: str, rank: int) -> list[int]:
     return given
 
 
-def _convolve(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rank = x.ndim - 2
     if rank < 1 or weight.ndim != x.ndim:
         raise ValueError(f"W: expected as many axes as X, 3 or more, got {x.ndim} and {weight.ndim}")
@@ -36,18 +38,22 @@ def _convolve(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
 
 @operator("Conv", 1, 11, 22)
 def _conv(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return _convolve(call, x, weight, bias)
+    return convolve(call, x, weight, bias)
+
+
+def without_channel_zero(weight: Tensor, zero: Tensor | None) -> Tensor:
+    """The weight as int32 less its zero point, which is one number or one per output channel."""
+    wide = weight.cast(int32)
+    return wide if zero is None else wide - zero.cast(int32).reshape(-1, *[1] * (weight.ndim - 1))
 
 
 @operator("ConvInteger", 10)
 def _conv_integer(
     call: Call, x: Tensor, weight: Tensor, x_zero: Tensor | None = None, w_zero: Tensor | None = None
 ) -> Tensor:
-    x, weight = x.cast(int32), weight.cast(int32)
+    x = x.cast(int32)
     x = x if x_zero is None else x - x_zero.cast(int32)
-    if w_zero is not None:
-        weight = weight - w_zero.cast(int32).reshape(-1, *[1] * (weight.ndim - 1))
-    return _convolve(call, x, weight, None)
+    return convolve(call, x, without_channel_zero(weight, w_zero), None)
 
 
 @operator("ConvTranspose", 1, 11, 22)

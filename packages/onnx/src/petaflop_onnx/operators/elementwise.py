@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from petaflop import Tensor
-from petaflop.dtype import bool_, to_dtype
-from petaflop_onnx.operators.common import Array, legacy, onnx_dtype
-from petaflop_onnx.table import Call, operator
+from onnx import TensorProto
 
+from petaflop import Tensor
+from petaflop.dtype import DType, bool_, float8_e4m3, float8_e5m2, float32, to_dtype
+from petaflop_onnx.host import as_text
+from petaflop_onnx.narrow import Format, decoded, encoded
+from petaflop_onnx.operators.common import Array, legacy, onnx_dtype, onnx_type, shape_of
+from petaflop_onnx.table import Call, operator
+from petaflop_onnx.values import Value, to_narrow, to_tensor
+
+__all__ = ["converted"]
+
+_LARGEST = {float8_e4m3: 448.0, float8_e5m2: 57344.0}
 _UNARY: dict[str, tuple[int, ...]] = {
     "Abs": (1, 6, 13),
     "Acos": (7, 22),
@@ -68,11 +76,6 @@ def _isinf(call: Call, x: Tensor) -> Tensor:
     return signs[wanted] if any(wanted) else signs[wanted].logical_and(False)
 
 
-@operator("Identity", 1, 13, 14, 16, 19, 21, 23, 24, 25)
-def _identity(_: Call, x: Tensor) -> Tensor:
-    return x
-
-
 @operator("Dropout", 1, 6)
 @operator("Dropout", 7, 10)
 def _dropout(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,9 +86,12 @@ def _dropout(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @operator("Dropout", 12, 13, 22, host=(1, 2))
 def _dropout_training(_: Call, x: Tensor, ratio: Array | None = None, training: Array | None = None) -> Any:
-    if training is not None and training.item() and (ratio is None or ratio.item()):
-        raise ValueError("training_mode: expected false, as models are run and not trained, got true")
-    return x, x.ones_like(dtype=bool_)
+    """Training mode drops by petaflop's own random numbers, whatever the seed."""
+    chance = 0.5 if ratio is None else float(ratio.item())
+    if training is None or not training.item() or chance == 0:
+        return x, x.ones_like(dtype=bool_)
+    kept = Tensor.rand(*shape_of(x), device=x.device) >= chance
+    return kept.where(x / (1 - chance), 0).cast(x.dtype), kept
 
 
 # ---- arithmetic ----
@@ -167,12 +173,12 @@ def _bitwise_xor(_: Call, a: Tensor, b: Tensor) -> Tensor:
     return a ^ b
 
 
-@operator("BitShift", 11)
+@operator("BitShift", 11, 28)
 def _bit_shift(call: Call, a: Tensor, b: Tensor) -> Tensor:
     return a.lshift(b) if call["direction"] == "LEFT" else a.rshift(b)
 
 
-@operator("Mod", 10, 13)
+@operator("Mod", 10, 13, 28)
 def _mod(call: Call, a: Tensor, b: Tensor) -> Tensor:
     return a.fmod(b) if call["fmod"] else a.mod(b)
 
@@ -236,9 +242,22 @@ def _clip(_: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = N
     return x if high is None else x.minimum(high)
 
 
-@operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25)
-def _cast(call: Call, x: Tensor) -> Tensor:
-    return x.cast(onnx_dtype(call["to"]))
+@operator("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28, raw=True)
+def _cast(call: Call, x: Value) -> Any:
+    if call["to"] == TensorProto.STRING:
+        return as_text(call.read(x))
+    return converted(call, x, onnx_type(call["to"]))
+
+
+def converted(call: Call, x: Value, to: DType | Format) -> Value:
+    """x as another type; numbers too large for a float of 8 bits saturate, unless the node says otherwise."""
+    narrow, saturate = to_narrow(x), bool(call.get("saturate", 1))
+    number = to_tensor(x) if narrow is None else decoded(narrow)
+    if isinstance(to, Format):
+        return encoded(number, to, saturate, call.get("round_mode") or "up")
+    if to in _LARGEST and saturate:
+        number = number.cast(float32).clip(-_LARGEST[to], _LARGEST[to])
+    return number.cast(to)
 
 
 @operator("Cast", 1)
@@ -246,6 +265,12 @@ def _cast_by_name(call: Call, x: Tensor) -> Tensor:
     return x.cast(to_dtype(call["to"].lower()))
 
 
-@operator("CastLike", 15, 19, 21, 23, 24, 25)
-def _cast_like(_: Call, x: Tensor, like: Tensor) -> Tensor:
-    return x.cast(like.dtype)
+@operator("BitCast", 26)
+def _bit_cast(call: Call, x: Tensor) -> Tensor:
+    return x.bitcast(onnx_dtype(call["to"]))
+
+
+@operator("CastLike", 15, 19, 21, 23, 24, 25, raw=True)
+def _cast_like(call: Call, x: Value, like: Value) -> Value:
+    narrow = to_narrow(like)
+    return converted(call, x, to_tensor(like).dtype if narrow is None else narrow.format)

@@ -94,7 +94,7 @@ def _scatter_nd(call: Call, x: Tensor, index: Tensor, values: Tensor) -> Tensor:
     return _scatter_into(table, 0, place, rows, call.get("reduction", "none")).reshape(*shape_of(x))
 
 
-@operator("OneHot", 9, 11, host=(1,))
+@operator("OneHot", 9, 11, 28, host=(1,))
 def _one_hot(call: Call, index: Tensor, depth: Array, values: Tensor) -> Tensor:
     count = int(depth.item())
     axis = normalize_axis(call["axis"], index.ndim + 1)
@@ -105,7 +105,7 @@ def _one_hot(call: Call, index: Tensor, depth: Array, values: Tensor) -> Tensor:
     return (places == wanted).where(values[1], values[0])
 
 
-@operator("Compress", 9, 11, host=(1,))
+@operator("Compress", 9, 11, 28, host=(1,))
 def _compress(call: Call, x: Tensor, condition: Array) -> Tensor:
     if call.get("axis") is None:
         x, axis = x.reshape(-1), 0
@@ -115,7 +115,7 @@ def _compress(call: Call, x: Tensor, condition: Array) -> Tensor:
     return x[(*(slice(None),) * axis, Tensor(places.astype(np.int64), device=x.device))]
 
 
-@operator("ReverseSequence", 10)
+@operator("ReverseSequence", 10, 28)
 def _reverse_sequence(call: Call, x: Tensor, lengths: Tensor) -> Tensor:
     time, batch = call["time_axis"], call["batch_axis"]
     along = [1] * x.ndim
@@ -141,3 +141,50 @@ def _center_crop_pad(call: Call, x: Tensor, shape: Array) -> Any:
         widths[axis] = (missing // 2, missing - missing // 2)
         x = x.shrink(ranges).pad(tuple(widths))
     return x
+
+
+@operator("TensorScatter", 24)
+def _tensor_scatter(call: Call, cache: Tensor, update: Tensor, first: Tensor | None = None) -> Tensor:
+    """`update` written into the cache along one axis, from a place of its own for each row of the batch."""
+    axis = normalize_axis(call["axis"], cache.ndim)
+    longest, length, batch = shape_of(cache)[axis], shape_of(update)[axis], shape_of(cache)[0]
+    along = [-1 if k == axis else 1 for k in range(cache.ndim)]
+    place = Tensor.arange(longest, device=cache.device).cast(int64).reshape(*along)
+    if first is not None:
+        place = place - first.cast(int64).reshape(batch, *[1] * (cache.ndim - 1))
+    if call["mode"] == "circular":
+        place = place.mod(longest)
+    written = (place >= 0) & (place < length)
+    source = place.clip(0, length - 1).expand(*shape_of(cache))
+    return written.where(update.gather(axis, source), cache)
+
+
+@operator("Col2Im", 18, host=(1, 2))
+def _col2im(call: Call, x: Tensor, image: Array, block: Array) -> Tensor:
+    """Columns [N, C * taps, blocks] added up into an image, each tap where it was taken from."""
+    sizes, taps = numbers(image), numbers(block)
+    rank = len(sizes)
+    strides = call.get("strides") or (1,) * rank
+    dilations = call.get("dilations") or (1,) * rank
+    pads = call.get("pads") or (0,) * (2 * rank)
+    padded = [size + pads[k] + pads[k + rank] for k, size in enumerate(sizes)]
+    counts = [
+        (size - (tap - 1) * dilation - 1) // stride + 1
+        for size, tap, dilation, stride in zip(padded, taps, dilations, strides, strict=True)
+    ]
+    place = Tensor.zeros(*[1] * (2 * rank), dtype=int64, device=x.device)
+    for k in range(rank):
+        tap = Tensor.arange(taps[k], device=x.device).cast(int64) * dilations[k]
+        step = Tensor.arange(counts[k], device=x.device).cast(int64) * strides[k]
+        spot = tap.reshape(*[-1 if j == k else 1 for j in range(2 * rank)]) + step.reshape(
+            *[-1 if j == k + rank else 1 for j in range(2 * rank)]
+        )
+        place = place * padded[k] + spot
+    batch, total = shape_of(x)[0], math.prod(taps) * math.prod(counts)
+    rows = x.reshape(batch, -1, total)
+    index = place.reshape(1, 1, total).expand(*shape_of(rows))
+    empty = Tensor.zeros(*shape_of(rows)[:2], math.prod(padded), dtype=x.dtype, device=x.device)
+    filled = empty.scatter_add(2, index, rows).reshape(batch, -1, *padded)
+    return filled.shrink(
+        [(0, n) for n in shape_of(filled)[:2]] + [(pads[k], pads[k] + sizes[k]) for k in range(rank)]
+    )

@@ -109,7 +109,7 @@ def _slice(call: Call, x: Tensor, *given: Array | None) -> Tensor:
     return x[slices_of(call, shape_of(x), *given)]
 
 
-def _cut(x: Tensor, axis: int, sizes: list[int]) -> tuple[Tensor, ...]:
+def cut(x: Tensor, axis: int, sizes: list[int]) -> tuple[Tensor, ...]:
     if sum(sizes) != shape_of(x)[axis] or min(sizes, default=0) < 0:
         raise ValueError(f"split: expected sizes that add to {shape_of(x)[axis]}, got {sizes}")
     parts, start = [], 0
@@ -130,7 +130,7 @@ def _split(call: Call, x: Tensor, split: Array | None = None) -> tuple[Tensor, .
         count = call.get("num_outputs") or call.output_count
         part = -(-shape_of(x)[axis] // count)
         given = [part] * (count - 1) + [shape_of(x)[axis] - part * (count - 1)]
-    return _cut(x, axis, list(given))
+    return cut(x, axis, list(given))
 
 
 # ---- pads ----
@@ -191,7 +191,7 @@ def _pad_axis(mode: str, x: Tensor, axis: int, before: int, after: int) -> Tenso
 # ---- blocks ----
 
 
-@operator("DepthToSpace", 1, 11, 13)
+@operator("DepthToSpace", 1, 11, 13, 28)
 def _depth_to_space(call: Call, x: Tensor) -> Tensor:
     batch, depth, height, width = shape_of(x)
     block = call["blocksize"]
@@ -202,11 +202,12 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
     return x.reshape(batch, depth // block**2, height * block, width * block)
 
 
-@operator("SpaceToDepth", 1, 13)
+@operator("SpaceToDepth", 1, 13, 28)
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     batch, depth, height, width = shape_of(x)
     block = call["blocksize"]
-    x = x.reshape(batch, depth, height // block, block, width // block, block).permute(0, 3, 5, 1, 2, 4)
+    order = (0, 3, 5, 1, 2, 4) if call.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    x = x.reshape(batch, depth, height // block, block, width // block, block).permute(*order)
     return x.reshape(batch, depth * block**2, height // block, width // block)
 
 
@@ -243,7 +244,7 @@ def _constant_of_shape(call: Call, shape: Array) -> Any:
     return Tensor.full(tuple(sizes), value.item(), dtype=dtype, device=call.device)
 
 
-@operator("Range", 11, host=(0, 1, 2))
+@operator("Range", 11, 27, host=(0, 1, 2))
 def _range(call: Call, start: Array, stop: Array, step: Array) -> Tensor:
     if step.item() == 0:
         raise ValueError("delta: expected a number other than 0, got 0")

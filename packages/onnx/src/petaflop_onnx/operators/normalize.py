@@ -23,9 +23,14 @@ def _batch(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tenso
 @operator("BatchNormalization", 1, 6, 7, 9, 14, 15)
 def _batch_normalization(
     call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
-) -> Tensor:
-    if call.get("training_mode") or (call.version < 7 and not call["is_test"]):
-        raise ValueError("training_mode: expected 0, as models are run and not trained, got 1")
+) -> Any:
+    if call.version < 7 and not call["is_test"]:
+        raise ValueError("is_test: expected 1, as models are run and not trained, got 0")
+    if call.get("training_mode"):
+        axes, keep = (0, *range(2, x.ndim)), call["momentum"]
+        now, spread = x.mean(axes), x.var(axes, correction=0)
+        y = _batch(x, scale, bias, now, spread, call["epsilon"]).cast(x.dtype)
+        return y, mean * keep + now * (1 - keep), variance * keep + spread * (1 - keep)
     return _batch(x, scale, bias, mean, variance, call["epsilon"]).cast(x.dtype)
 
 

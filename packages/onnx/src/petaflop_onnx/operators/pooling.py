@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from petaflop import Tensor
-from petaflop_onnx.operators.common import pad_with, shape_of, spatial_pads
+from petaflop.dtype import int64
+from petaflop_onnx.operators.common import Array, pad_with, shape_of, spatial_pads
 from petaflop_onnx.table import Call, operator
 
 
@@ -71,9 +73,38 @@ def _last(windows: _Windows) -> tuple[int, ...]:
 def _max_pool(call: Call, x: Tensor) -> Any:
     windows = _windows(call, x)
     taps = _taps(x, windows, x.dtype.min)
+    best = taps.max(_last(windows))
     if call.output_count == 1:
-        return taps.max(_last(windows))
-    raise ValueError("Indices: expected one output, got two (places of maxima are not supported)")
+        return best
+    order = list(range(x.ndim - 2))
+    if call["storage_order"]:  # column major
+        order.reverse()
+    sizes = shape_of(x)[2:]
+    place = Tensor.arange(math.prod(sizes), device=x.device).cast(int64)
+    place = place.reshape(*[sizes[k] for k in order]).permute(*order).reshape(1, 1, *sizes)
+    places = _taps(place, windows, -1)
+    rank = best.ndim
+    flat, found = taps.flatten(rank), places.flatten(rank).expand(*shape_of(best), -1)
+    inside = found.gather(rank, flat.argmax(-1, keepdim=True).cast(int64)).squeeze(-1)
+    images, size = math.prod(shape_of(x)[:2]), math.prod(sizes)
+    base = Tensor.arange(images, device=x.device).cast(int64).reshape(*shape_of(x)[:2], *[1] * (rank - 2))
+    return best, inside + base * size
+
+
+@operator("MaxUnpool", 9, 11, 22, host=(2,))
+def _max_unpool(call: Call, x: Tensor, places: Tensor, shape: Array | None = None) -> Tensor:
+    """Values back at the places that MaxPool gave, in an image of zeros."""
+    kernel, rank = call["kernel_shape"], x.ndim - 2
+    strides, pads = call.get("strides") or (1,) * rank, call.get("pads") or (0,) * (2 * rank)
+    inner = [
+        (size - 1) * stride - pads[k] - pads[k + rank] + taps
+        for k, (size, stride, taps) in enumerate(zip(shape_of(x)[2:], strides, kernel, strict=True))
+    ]
+    source = [*shape_of(x)[:2], *inner]
+    target = source if shape is None else [int(size) for size in shape]
+    flat = Tensor.zeros(math.prod(source), dtype=x.dtype, device=x.device)
+    filled = flat.scatter(0, places.reshape(-1), x.reshape(-1)).reshape(*source)
+    return pad_with(filled, [(0, big - small) for big, small in zip(target, source, strict=True)], 0)
 
 
 def _average(x: Tensor, windows: _Windows, count_padding: bool) -> Tensor:
@@ -130,4 +161,5 @@ def _global_lp_pool(call: Call, x: Tensor) -> Tensor:
 
 @operator("LpNormalization", 1, 22)
 def _lp_normalization(call: Call, x: Tensor) -> Tensor:
-    return x / _norm(x, call["p"], (call["axis"],), True)
+    norm = _norm(x, call["p"], (call["axis"],), True)
+    return (norm == 0).where(0, x / norm)

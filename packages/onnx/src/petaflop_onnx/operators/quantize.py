@@ -5,8 +5,11 @@ from __future__ import annotations
 from petaflop import Tensor
 from petaflop.dtype import DType, float32, int32, uint8
 from petaflop_onnx.host import normalize_axis
-from petaflop_onnx.operators.common import onnx_dtype, shape_of
+from petaflop_onnx.narrow import Format, decoded, encoded
+from petaflop_onnx.operators.common import onnx_dtype, onnx_type, shape_of
+from petaflop_onnx.operators.elementwise import converted
 from petaflop_onnx.table import Call, operator
+from petaflop_onnx.values import Value, to_narrow, to_tensor
 
 
 def _spread(call: Call, scale: Tensor, x: Tensor) -> Tensor:
@@ -25,25 +28,46 @@ def _saturate(x: Tensor, dtype: DType) -> Tensor:
     return x.clip(dtype.min, dtype.max).cast(dtype) if dtype.is_integer else x.cast(dtype)
 
 
-@operator("QuantizeLinear", 10, 13, 19, 21, 23, 24, 25)
-def _quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    dtype = (
-        onnx_dtype(call["output_dtype"])
+def _numbers(value: Value) -> Tensor:
+    """Elements that kernels compute with, whatever their type."""
+    narrow = to_narrow(value)
+    return to_tensor(value) if narrow is None else decoded(narrow)
+
+
+def _kind(value: Value) -> DType | Format:
+    narrow = to_narrow(value)
+    return to_tensor(value).dtype if narrow is None else narrow.format
+
+
+@operator("QuantizeLinear", 10, 13, 19, 21, 23, 24, 25, 28, raw=True)
+def _quantize(call: Call, given: Value, scales: Value, zero: Value = None) -> Value:
+    to = (
+        onnx_type(call["output_dtype"])
         if call.get("output_dtype")
         else uint8
         if zero is None
-        else zero.dtype
+        else _kind(zero)
     )
-    scaled = x.cast(float32) / _spread(call, scale, x).cast(float32)
-    scaled = scaled.round() if dtype.is_integer else scaled
-    return _saturate(scaled if zero is None else scaled + _spread(call, zero, x).cast(float32), dtype)
+    x, scale = _numbers(given), _numbers(scales)
+    wide = onnx_dtype(call["precision"]) if call.get("precision") else float32
+    scaled = (x.cast(wide) / _spread(call, scale, x).cast(wide)).cast(float32)
+    whole = not to.is_float
+    scaled = scaled.round() if whole else scaled
+    if zero is not None:
+        scaled = scaled + _spread(call, _numbers(zero), x).cast(float32)
+    if isinstance(to, Format):
+        return encoded(scaled.clip(to.low, to.high) if whole else scaled, to, bool(call["saturate"]))
+    return _saturate(scaled, to) if whole else converted(call, scaled, to)
 
 
-@operator("DequantizeLinear", 10, 13, 19, 21, 23, 24, 25)
-def _dequantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+@operator("DequantizeLinear", 10, 13, 19, 21, 23, 24, 25, 28, raw=True)
+def _dequantize(call: Call, given: Value, scales: Value, zero: Value = None) -> Value:
+    x, scale = _numbers(given), _numbers(scales)
     wide = x.cast(int32) if x.dtype.is_integer else x.cast(float32)
     if zero is not None:
-        wide = wide - _spread(call, zero, x).cast(wide.dtype)
+        wide = wide - _spread(call, _numbers(zero), x).cast(wide.dtype)
+    to = onnx_dtype(call["output_dtype"]) if call.get("output_dtype") else None
+    scale = scale if to is None else scale.cast(to)
     return wide.cast(scale.dtype) * _spread(call, scale, x)
 
 

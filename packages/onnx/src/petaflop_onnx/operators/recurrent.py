@@ -101,7 +101,7 @@ def _recurrent(
     w: Tensor,
     r: Tensor,
     *rest: Tensor | None,
-) -> list[Tensor]:
+) -> tuple[Tensor, ...]:
     """Y [T, D, B, H] and the last states [D, B, H]; batch first where `layout` is 1."""
     bias, lengths, *initial = (*rest, *[None] * 5)[:5]
     batch_first = bool(call.get("layout"))
@@ -131,8 +131,8 @@ def _recurrent(
         for torn in zip(*last, strict=True)
     ]
     if batch_first:
-        return [y.permute(2, 0, 1, 3), *[end.transpose(0, 1) for end in ends]]
-    return [y, *ends]
+        return y.permute(2, 0, 1, 3), *[end.transpose(0, 1) for end in ends]
+    return y, *ends
 
 
 def _start(value: Tensor | None, k: int, batch: int, hidden: int, x: Tensor, batch_first: bool) -> Tensor:
@@ -142,15 +142,15 @@ def _start(value: Tensor | None, k: int, batch: int, hidden: int, x: Tensor, bat
 
 
 @operator("RNN", 7, 14, 22)
-def _rnn(call: Call, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> list[Tensor]:
+def _rnn(call: Call, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
     return _recurrent(call, _rnn_cell, ["tanh"], 1, x, w, r, *rest)
 
 
 @operator("GRU", 7, 14, 22)
-def _gru(call: Call, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> list[Tensor]:
+def _gru(call: Call, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
     return _recurrent(call, _gru_cell, ["sigmoid", "tanh"], 1, x, w, r, *rest)
 
 
 @operator("LSTM", 7, 14, 22)
-def _lstm(call: Call, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> list[Tensor]:
+def _lstm(call: Call, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
     return _recurrent(call, _lstm_cell, ["sigmoid", "tanh", "tanh"], 2, x, w, r, *rest)

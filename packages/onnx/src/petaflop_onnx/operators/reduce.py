@@ -13,13 +13,25 @@ from petaflop_onnx.table import Call, operator
 Axes = tuple[int, ...]
 
 
+def _empty(x: Tensor, axes: Axes, keep: bool, value: float) -> Tensor | None:
+    """What a reduction of no elements gives."""
+    if all(shape_of(x)[axis] for axis in axes):
+        return None
+    shape = [1 if k in axes else n for k, n in enumerate(shape_of(x)) if keep or k not in axes]
+    return Tensor.full(tuple(shape), value, dtype=x.dtype, device=x.device)
+
+
 def _max(x: Tensor, axes: Axes, keep: bool) -> Tensor:
+    if (empty := _empty(x, axes, keep, x.dtype.min)) is not None:
+        return empty
     if x.dtype is bool_:
         return x.cast(uint8).max(axes, keepdim=keep).cast(bool_)
     return x.max(axes, keepdim=keep)
 
 
 def _min(x: Tensor, axes: Axes, keep: bool) -> Tensor:
+    if (empty := _empty(x, axes, keep, x.dtype.max)) is not None:
+        return empty
     if x.dtype is bool_:
         return x.cast(uint8).min(axes, keepdim=keep).cast(bool_)
     return x.min(axes, keepdim=keep)
@@ -39,7 +51,13 @@ _REDUCE: dict[str, Callable[[Tensor, Axes, bool], Tensor]] = {
     "ReduceLogSumExp": lambda x, axes, keep: x.logsumexp(axes, keepdim=keep),
     "ReduceSumSquare": lambda x, axes, keep: (x * x).sum(axes, keepdim=keep),
 }
-_AXES_BECAME_INPUT = {"ReduceSum": (13,), "ReduceMax": (18, 20), "ReduceMin": (18, 20)}
+_AXES_BECAME_INPUT = {
+    "ReduceSum": (13,),
+    "ReduceMax": (18, 20),
+    "ReduceMin": (18, 20),
+    "ReduceLogSum": (18, 28),
+    "ReduceLogSumExp": (18, 28),
+}
 _AXES_ATTRIBUTE = {"ReduceSum": (1, 11), "ReduceMax": (1, 11, 12, 13), "ReduceMin": (1, 11, 12, 13)}
 
 

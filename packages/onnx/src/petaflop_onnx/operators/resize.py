@@ -29,7 +29,9 @@ def _pytorch_half_pixel(out: Array, scale: float, size: int, wanted: int) -> Arr
 
 
 def _align_corners(out: Array, scale: float, size: int, wanted: int) -> Array:
-    return out * (size - 1) / (wanted - 1) if wanted > 1 else np.zeros_like(out)
+    """By the size before rounding, which is what the scale asks for."""
+    length = scale * size
+    return out * (size - 1) / (length - 1) if length != 1 else np.zeros_like(out)
 
 
 def _asymmetric(out: Array, scale: float, size: int, wanted: int) -> Array:
@@ -66,33 +68,61 @@ def _choose(table: dict[str, Any], call: Call, name: str, default: str) -> Any:
     return table[wanted]
 
 
-def _resize_axis(call: Call, x: Tensor, axis: int, scale: float, wanted: int) -> Tensor:
+def _crop_places(window: tuple[float, float], out: Array, size: int, length: float) -> Array:
+    """Places within a window, given as parts of the axis."""
+    first, last = window
+    if length == 1:
+        return np.full_like(out, (first + last) * (size - 1) / 2)
+    return out * (last - first) * (size - 1) / (length - 1) + first * (size - 1)
+
+
+def _kernel(call: Call, scale: float) -> tuple[int, Callable[[Array], Array]]:
+    """How far taps reach, and their weights by distance; antialias stretches both when it makes smaller."""
+    stretch = min(scale, 1.0) if call.get("antialias") else 1.0
+    if call["mode"] == "cubic":
+        a = call["cubic_coeff_a"]
+        return math.ceil(2 / stretch), lambda distance: _cubic(distance * stretch, a)
+    if call["mode"] in ("linear", "bilinear"):
+        return math.ceil(1 / stretch), lambda distance: np.maximum(0, 1 - np.abs(distance * stretch))
+    raise ValueError(f"mode: expected nearest, linear or cubic, got {call['mode']!r}")
+
+
+def _resize_axis(
+    call: Call, x: Tensor, axis: int, scale: float, wanted: int, window: tuple[float, float] | None
+) -> Tensor:
     """One axis at a new size; the places and weights are constants."""
     size = shape_of(x)[axis]
     out = positions(0, wanted).astype(np.float64)
     default = "half_pixel" if call.operator == "Resize" and call.version > 10 else "asymmetric"
-    place = _choose(_PLACES, call, "coordinate_transformation_mode", default)(out, scale, size, wanted)
+    if window is not None:
+        place = _crop_places(window, out, size, scale * size)
+    else:
+        place = _choose(_PLACES, call, "coordinate_transformation_mode", default)(out, scale, size, wanted)
     if call["mode"] == "nearest":
         first = "round_prefer_floor" if call.operator == "Resize" and call.version > 10 else "floor"
-        nearest = _choose(_NEAREST, call, "nearest_mode", first)(place)
-        return _take(x, axis, nearest)
-    if call["mode"] == "cubic":
-        a = call["cubic_coeff_a"]
-        offsets: tuple[int, ...] = (-1, 0, 1, 2)
-        weigh: Callable[[Array], Array] = lambda distance: _cubic(distance, a)  # noqa: E731
-    elif call["mode"] in ("linear", "bilinear"):
-        offsets, weigh = (0, 1), lambda distance: np.maximum(0, 1 - np.abs(distance))
+        result = _take(x, axis, _choose(_NEAREST, call, "nearest_mode", first)(place))
     else:
-        raise ValueError(f"mode: expected nearest, linear or cubic, got {call['mode']!r}")
+        result = _weighted(call, x, axis, scale, place)
+    if window is None:
+        return result
+    outside = (place < 0) | (place > size - 1)
+    shape = [-1 if k == axis else 1 for k in range(x.ndim)]
+    lost = Tensor(outside.reshape(shape), device=x.device)
+    return lost.where(call["extrapolation_value"], result).cast(x.dtype)
+
+
+def _weighted(call: Call, x: Tensor, axis: int, scale: float, place: Array) -> Tensor:
+    size = shape_of(x)[axis]
+    reach, weigh = _kernel(call, scale)
     base = np.floor(place)
-    taps = [base + offset for offset in offsets]
+    taps = [base + offset for offset in range(1 - reach, 1 + reach)]
     weights = [weigh(place - tap) for tap in taps]
-    if call["mode"] == "cubic" and call.get("exclude_outside"):
+    if call.get("exclude_outside"):
         weights = [np.where((tap < 0) | (tap >= size), 0, w) for tap, w in zip(taps, weights, strict=True)]
+    if call.get("exclude_outside") or call.get("antialias"):
         total = np.sum(weights, axis=0)
-        weights = [w / total for w in weights]
-    shape = [1] * x.ndim
-    shape[axis] = wanted
+        weights = [w / np.where(total == 0, 1, total) for w in weights]
+    shape = [-1 if k == axis else 1 for k in range(x.ndim)]
     parts = [
         _take(x, axis, tap) * Tensor(w.astype(np.float32).reshape(shape), device=x.device).cast(x.dtype)
         for tap, w in zip(taps, weights, strict=True)
@@ -108,7 +138,13 @@ def _take(x: Tensor, axis: int, places: Array) -> Tensor:
     return x[(*(slice(None),) * axis, Tensor(clamped, device=x.device))]
 
 
-def _resize_to(call: Call, x: Tensor, scales: list[float] | None, sizes: list[int] | None) -> Tensor:
+def _resize_to(
+    call: Call,
+    x: Tensor,
+    scales: list[float] | None,
+    sizes: list[int] | None,
+    windows: list[tuple[float, float]] | None = None,
+) -> Tensor:
     given = call.get("axes")
     axes = list(range(x.ndim)) if given is None else [normalize_axis(axis, x.ndim) for axis in given]
     if sizes is not None:
@@ -117,9 +153,10 @@ def _resize_to(call: Call, x: Tensor, scales: list[float] | None, sizes: list[in
         sizes = [math.floor(shape_of(x)[axis] * scale) for axis, scale in zip(axes, scales, strict=True)]
     if scales is None or sizes is None or len(scales) != len(axes) or min(scales) <= 0:
         raise ValueError(f"scales: expected {len(axes)} positive scales or sizes, got {scales or sizes}")
-    for axis, scale, wanted in zip(axes, scales, sizes, strict=True):
-        if scale != 1 or wanted != shape_of(x)[axis]:
-            x = _resize_axis(call, x, axis, scale, wanted)
+    for k, (axis, scale, wanted) in enumerate(zip(axes, scales, sizes, strict=True)):
+        window = None if windows is None or windows[k] == (0, 1) else windows[k]
+        if scale != 1 or wanted != shape_of(x)[axis] or window is not None:
+            x = _resize_axis(call, x, axis, scale, wanted, window)
     return x
 
 
@@ -134,14 +171,23 @@ def _from_sizes(call: Call, old: list[int], sizes: list[int]) -> tuple[list[floa
 
 @operator("Resize", 11, 13, 18, 19, host=(1, 2, 3))
 def _resize(
-    call: Call, x: Tensor, _: Array | None = None, scales: Array | None = None, sizes: Array | None = None
+    call: Call,
+    x: Tensor,
+    region: Array | None = None,
+    scales: Array | None = None,
+    sizes: Array | None = None,
 ) -> Tensor:
-    if call.get("coordinate_transformation_mode") == "tf_crop_and_resize" or call.get("antialias"):
-        raise ValueError(
-            "mode: expected no antialias and no tf_crop_and_resize, got one of them (not supported)"
-        )
+    windows = None
+    if call.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        if region is None or region.size % 2:
+            raise ValueError("roi: expected starts and ends for tf_crop_and_resize, got none")
+        ends = numbers(region)
+        windows = list(zip(ends[: len(ends) // 2], ends[len(ends) // 2 :], strict=True))
     by_scale = None if scales is None or scales.size == 0 else numbers(scales)
-    return _resize_to(call, x, by_scale, None if sizes is None or sizes.size == 0 else numbers(sizes))
+    by_size = None if sizes is None or sizes.size == 0 else numbers(sizes)
+    if windows is not None and len(windows) != len(by_scale or by_size or ()):
+        raise ValueError(f"roi: expected a start and an end for each axis, got {len(windows)}")
+    return _resize_to(call, x, by_scale, by_size, windows)
 
 
 @operator("Resize", 10, host=(1,))
