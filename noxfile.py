@@ -265,7 +265,7 @@ def demo(session: nox.Session) -> None:
     runs: list[tuple[str, list[str | Path]]] = [
         ("demo", [data["MAGIKA_MODEL"], *session.posargs]),
         ("read_page", [data["RAPIDOCR_MODELS"], "--save", page]),
-        ("hear_speech", [data["SILERO_MODELS"] / "silero_vad_openvino_16k.onnx"]),
+        ("hear_speech", [data["SILERO_MODELS"] / "silero_vad_op18_ifless.onnx"]),
         ("search_docs", [data["MINILM_MODEL"]]),
     ]
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):

@@ -3,7 +3,7 @@
 `python hear_speech.py MODEL` makes a sound (speech from a formant synthesiser, between noise, a tone and
 silence), listens to it as a stream and prints when it heard speech beside the truth;
 `python hear_speech.py MODEL FILE.wav` listens to yours. MODEL is an ONNX file of the PyPI wheel silero-vad,
-such as silero_vad_openvino_16k.onnx (`nox -s demo` fetches it).
+such as silero_vad_op18_ifless.onnx (`nox -s demo` fetches it).
 """
 
 from __future__ import annotations
