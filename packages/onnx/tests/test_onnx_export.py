@@ -312,7 +312,7 @@ def test_running(name: str) -> None:
     """ONNX's Scan, along either axis."""
     for axis in (0, 1):
         function = lambda x, axis=axis: getattr(x, name)(axis)  # noqa: E731
-        check(function, normal(4, 6), dynamic=[{0: "n"}], others=[[normal(3, 6)]], round_trip=False)
+        check(function, normal(4, 6), dynamic=[{0: "n"}], others=[[normal(3, 6)]])
 
 
 def test_an_assignment_to_what_the_function_made() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from export_case import Array, check, operators
+from export_case import Array, check, operators, run
+from onnx_case import assert_close, load_filled, run_onnxruntime
 
 import petaflop_onnx
 from petaflop import Tensor, manual_seed, nn
@@ -206,3 +208,16 @@ def test_weights_beside_the_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch)
     onnx.checker.check_model(str(path), full_check=True)
     got = petaflop_onnx.load(path)({"x": x})["output"].numpy()
     np.testing.assert_allclose(got, layer(Tensor(x)).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_an_imported_network_is_written_again(tmp_path: Path) -> None:
+    """Every convolution is one again, and the first file's answer is the second's in onnxruntime."""
+    first = load_filled(Path(__file__).parent / "data" / "mobilenetv2.onnx")
+    path = tmp_path / "first.onnx"
+    path.write_bytes(first.SerializeToString())
+    network = petaflop_onnx.load(path)
+    (name,), x = (each.name for each in network.inputs), normal(1, 3, 224, 224)
+    second = petaflop_onnx.export(lambda y: network({name: y}), inputs={name: x})
+    assert [operators(model).count("Conv") for model in (first, second)] == [52, 52]
+    assert [each.name for each in second.graph.output] == [each.name for each in first.graph.output]
+    assert_close(run(second, {name: x}), run_onnxruntime(first, {name: x}))

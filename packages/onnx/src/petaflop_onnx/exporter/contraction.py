@@ -7,7 +7,7 @@ at `position*stride + tap*dilation`, which is found in the index arithmetic that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,13 +112,21 @@ class _Window:
     dilation: int
 
 
-def _memory(node: Node, index: list[Expr]) -> tuple[Node, list[Expr]]:
-    """The value below the views of a node, and where an element of the node stands in it."""
+def _walk(node: Node, index: list[Expr]) -> Iterator[tuple[Node, list[Expr]]]:
+    """A node and what is below its views, one by one, with where an element of the node stands in each."""
+    yield node, index
     while node.op in _WALKED and node.buffer is None:
         index, valid = source_index(node, index)
         assert valid is TRUE
         node = node.sources[0]
-    return node, index
+        yield node, index
+
+
+def _image(node: Node, index: list[Expr]) -> tuple[Node, list[Expr]]:
+    """What the windows of a node slide over; the node itself where it has none."""
+    steps = list(_walk(node, index))
+    last = [place for place, (each, _) in enumerate(steps[:-1]) if each.op is Op.WINDOW]
+    return steps[last[-1] + 1 if last else 0]
 
 
 def _windows(index: Sequence[Expr], taps: set[Expr]) -> list[_Window] | None:
@@ -158,7 +166,7 @@ def _pool(low: Lowering, node: Node) -> str | None:
     """MaxPool: [N, C, positions…] maxima over taps that stand at the end, of memory of as many axes."""
     source, reduced = node.sources[0], node.arg.axes
     axes, sizes = _loops(source.shape)
-    memory, index = _memory(source, list(axes))
+    memory, index = _image(source, list(axes))
     count = len(reduced)
     rank = len(memory.shape)
     spatial = range(rank - count, rank)
@@ -187,13 +195,13 @@ def _convolution(low: Lowering, node: Node, factors: Sequence[_Factor]) -> str |
     shape, reduced = node.sources[0].shape, set(node.arg.axes)
     axes, sizes = _loops(shape)
     taps = {axes[axis] for axis in reduced if shape[axis] != 1}
-    (picture, where), (kernel, read) = (
-        _memory(each.node, [axis if k in each.axes else constant(0) for k, axis in enumerate(axes)])
-        for each in factors
-    )
+    starts = [[axis if k in each.axes else constant(0) for k, axis in enumerate(axes)] for each in factors]
+    picture, where = _image(factors[0].node, starts[0])
     rank = len(picture.shape)
     count = rank - 2
-    if not 1 <= count <= 3 or len(kernel.shape) != rank or len(shape) != 4 + 2 * count:
+    kernels = (step for step in _walk(factors[1].node, starts[1]) if len(step[0].shape) == rank)
+    kernel, read = next(kernels, (picture, where))
+    if not 1 <= count <= 3 or kernel is picture or len(shape) != 4 + 2 * count:
         return None
     # the axes of the MUL: N, G, O, positions…, C, taps…
     if reduced != set(range(3 + count, len(shape))) or where[0] is not axes[0]:
