@@ -33,6 +33,17 @@ def test_an_open_sign_of_zero_stays_open() -> None:
     assert not judge(np.array([-0.0, 0.0], np.float32), certain, float32).good, "(−0)·(−0) is +0"
 
 
+def test_zero_over_infinity_has_the_sign_that_was_open() -> None:
+    """(max(−0, 0)) / ∞ is 0 with the sign that the maximum got."""
+    zeros = from_host(np.array([-0.0, 0.0], np.float32), "reference")
+    either = reduce(Op.MAX, zeros, (0,))
+    expected = Oracle({zeros: np.array([-0.0, 0.0], np.float32)})(
+        compute(Op.DIV, either, const(float("inf"), float32, (1,)))
+    )
+    for zero in (0.0, -0.0):
+        assert judge(np.array([zero], np.float32), expected, float32).good
+
+
 @pytest.mark.parametrize("device", RIGHT, ids=lambda device: device.name)
 def test_no_false_alarm_on_a_correct_device(device: Device) -> None:
     row = run(device, GRAPHS)

@@ -8,6 +8,7 @@ for any two numbers within them, so rules compose through any graph, fused or no
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce  # NumPy's own would stack the arrays, and 32 axes are all that NumPy 1 has
 from typing import Any
 
@@ -111,7 +112,11 @@ def _divide(node: Node, policy: Policy, a: Bounded, b: Bounded) -> Bounded:
     error = (a.error + np.abs(value) * b.error) / (np.abs(b.value) - b.error)
     error = np.where((a.error == 0) & (b.error == 0), 0.0, error)
     unclear = b.touches_zero | (np.isinf(a.value) & b.touches_zero)
-    return _finish(Op.DIV, dtype, policy, value, error, unclear, a, b)
+    result = _finish(Op.DIV, dtype, policy, value, error, unclear, a, b)
+    either_zero = (
+        np.isinf(b.value) & a.touches_zero
+    )  # a quotient of 0 with the sign of what a device has for a
+    return replace(result, error=np.where(either_zero, np.maximum(result.error, SIGN_FREE), result.error))
 
 
 def _and(node: Node, policy: Policy, a: Bounded, b: Bounded) -> Bounded:
