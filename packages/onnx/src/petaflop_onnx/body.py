@@ -57,7 +57,11 @@ class Step:
     @property
     def reads(self) -> set[str]:
         """Every name that the step needs, those that its bodies capture included."""
-        return {*self.inputs, *(name for body in self.bodies.values() for name in body.captured)} - {""}
+        names = {*self.inputs, *(name for body in self.bodies.values() for name in body.captured)}
+        for attribute in self.row.named:
+            given = self.call[attribute]
+            names.update((given,) if isinstance(given, str) else given)
+        return names - {""}
 
 
 def constants_of(path: Path, graph: GraphProto, field: str = "graph") -> dict[str, Array]:

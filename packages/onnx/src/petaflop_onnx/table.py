@@ -23,7 +23,8 @@ class Operator:
 
     `raw` rows take values as they flow (Tensor, Constant, list, None). `control` rows run bodies: they take
     (execution, step, inputs, values). `reads` rows have shapes that depend on data, so that no capture holds
-    them. `on_host` rows are Python code throughout: what no kernel could do, such as text.
+    them. `on_host` rows are Python code throughout: what no kernel could do, such as text. `named` are
+    attributes that name values of the graph.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Operator:
     control: bool = False
     reads: bool = False
     on_host: bool = False
+    named: tuple[str, ...] = ()
 
 
 def _no_reading(_: Any) -> Any:
@@ -73,7 +75,7 @@ def operator(
     host: tuple[int, ...] = (),
     either: tuple[int, ...] = (),
     domain: str = "",
-    **kinds: bool,
+    **kinds: Any,
 ) -> Callable[[Handler], Handler]:
     """Enter a handler for `name` at each of the since-versions at which it means the same."""
 

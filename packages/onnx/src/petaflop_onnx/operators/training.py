@@ -1,12 +1,17 @@
-"""The optimizers of ONNX's training domain: one step for any number of tensors."""
+"""ONNX's training domain: gradients, and one step of an optimizer for any number of tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from petaflop import Tensor
 from petaflop_onnx.table import Call, operator
+from petaflop_onnx.values import Value, to_tensor
+
+if TYPE_CHECKING:
+    from petaflop_onnx.body import Step
+    from petaflop_onnx.execute import Execution
 
 _DOMAIN = "ai.onnx.preview.training"
 
@@ -62,3 +67,15 @@ def _adam(call: Call, rate: Tensor, step: Tensor, *tensors: Tensor) -> Any:
         moved = x - now * first / (second.sqrt() + call["epsilon"])
         results.append((moved * (1 - call["norm_coefficient_post"]), first, second))
     return _results(results)
+
+
+@operator("Gradient", 1, domain=_DOMAIN, control=True, named=("xs", "y"))
+def _gradient(
+    execution: Execution, step: Step, inputs: Sequence[Value], values: Mapping[str, Value]
+) -> list[Tensor]:
+    """How the value named y changes with those named xs, which the inputs must be: ours differentiates a
+    graph where it was computed."""
+    xs = [values[name] for name in step.call["xs"]]
+    if any(given is not x for given, x in zip(inputs, xs, strict=False)):
+        raise ValueError("Inputs: expected the values that xs names, got others (not supported)")
+    return to_tensor(values[step.call["y"]]).gradient(*map(to_tensor, xs))
