@@ -57,7 +57,6 @@ EXAMINATIONS: list[list[str]] = [
     ["narrow", "narrow", os.path.join(SUITE, COMPUTE), "-k", "test_unary"],
     ["absent", "absent", "--petaflop-level=plugin"],
     ["absent-core", "absent", os.path.join(SUITE, MEMORY), "-k", "round_trip and float32"],
-    ["rihgt", "rihgt", "--petaflop-level=plugin"],
 ]
 
 
@@ -150,10 +149,3 @@ def test_an_absent_device_lowers_the_level_and_says_so(answers: dict[str, Answer
     assert code == 1
     assert "plug one in" in output
     assert "failed" in outcomes(report)
-
-
-def test_a_name_that_nobody_offers(answers: dict[str, Answer]) -> None:
-    code, output, report = answers["rihgt"]
-    assert code == 1
-    assert report["level"]["held"] is None
-    assert "rihgt" in output

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from petaflop.errors import ArgumentError
+from petaflop.errors import ArgumentError, PetaflopError, PluginError
 from petaflop_conformance import report
+from petaflop_conformance.asked import check_name, check_samples
 from petaflop_conformance.levels import NOT_APPLICABLE, NOT_DECLARED, WAIVED, held, id_of, must_pass
 from petaflop_conformance.plugin import LEVELS, SUBJECTS
 from petaflop_conformance.waivers import Waiver, read_waivers, unused
 
-__all__ = ["MEASURED", "PERF", "Examination", "declared", "level_of", "skip_as"]
+__all__ = ["MEASURED", "PERF", "Examination", "cannot", "declared", "level_of", "skip_as"]
 
 LISTED = "petaflop listed"  # name of the user property with [level, names that the test requires]
 MEASURED = "petaflop measured"  # name of the user property with [op, dtype, error over bound, ulp]
@@ -31,6 +32,11 @@ _LETTERS = {NOT_DECLARED: "n", NOT_APPLICABLE: "a", WAIVED: "w"}
 def skip_as(outcome: str, why: str) -> None:
     """End a test with one of the outcomes that are no failure, and say why."""
     pytest.skip(f"{outcome}: {why}")
+
+
+def cannot(error: PetaflopError) -> BaseException:
+    """What a test fails with where the backend cannot be had: in one line, as thousands will say it."""
+    return pytest.fail.Exception(str(error), pytrace=False)
 
 
 def level_of(item: pytest.Item) -> str:
@@ -84,6 +90,12 @@ class Examination:
                 f"--petaflop-level: expected {expected} for a {subject}, got {self.level}"
             )
         self.waivers = _waivers(config)
+        self.samples: str | None = config.getoption("petaflop_samples")
+        try:
+            check_name(subject, name)
+            check_samples(subject, self.samples)
+        except (ArgumentError, PluginError) as error:
+            raise pytest.UsageError(str(error)) from error
         self.profile: str = config.getoption("petaflop_profile")
         self.outcomes: dict[str, str] = {}
         self.levels: dict[str, str] = {}
@@ -111,7 +123,10 @@ class Examination:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         names = _required(item)
         if self.subject.kind == "backend" and names:
-            capabilities = _capabilities(self.name)
+            try:
+                capabilities = _capabilities(self.name)
+            except PetaflopError as error:
+                raise cannot(error) from None
             if missing := [name for name in names if not declared(capabilities, name)]:
                 skip_as(NOT_DECLARED, ", ".join(missing))
         listed = any(name == LISTED for name, _ in item.user_properties)

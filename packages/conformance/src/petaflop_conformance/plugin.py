@@ -76,7 +76,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def examined(options: object) -> tuple[str, str] | None:
     """(subject, name) of what a run examines; None for a run that has nothing to do with petaflop."""
     asked = [(each, getattr(options, f"petaflop_{each}", None)) for each in SUBJECTS]
-    named = [(subject, name) for subject, name in asked if name]
+    named = [(subject, name) for subject, name in asked if name is not None]
     if len(named) > 1:
         words = " and ".join(f"--petaflop-{subject}={name}" for subject, name in named)
         raise pytest.UsageError(f"expected one plugin to examine, got {words}")
