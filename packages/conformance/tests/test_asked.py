@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from petaflop.errors import ArgumentError
+from petaflop_conformance.asked import check
+
 SCHEME, USAGE, BAD_INPUT = "wavy8", 4, 65
 SECONDS = 20  # two on an idle machine; a suite that runs takes minutes
 
@@ -23,7 +26,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n", "utf-8")
     lines = ["[petaflop.quant.v1]", f"{SCHEME} = strange", "[petaflop.backends.v1]"]
-    lines += ["brokenchip = broken_chip", "[petaflop.backends.v9]", "laterchip = strange", ""]
+    lines += ["brokenchip = broken_chip", "[petaflop.backends.v9]", "laterchip = strange"]
+    lines += ["[petaflop.importers.v1]", "brokenfile = broken_chip", ""]
     (info / "entry_points.txt").write_text("\n".join(lines), "utf-8")
     return folder
 
@@ -85,13 +89,55 @@ def test_what_cannot_be_is_one_line(site: Path, name: str) -> None:
 @pytest.mark.parametrize("folder", ["nosuch", "broken_chip.py", "strange-1.0.dist-info/empty"])
 def test_samples_must_be_a_folder_with_files(site: Path, folder: str) -> None:
     (site / "strange-1.0.dist-info" / "empty").mkdir(exist_ok=True)
-    done = run(site, "pytest", "-q", "--petaflop-importer=any", f"--petaflop-samples={folder}")
-    assert done.returncode == USAGE and "no plugin provides importer" in done.stderr, "the name comes first"
-    from petaflop.errors import ArgumentError
-    from petaflop_conformance.asked import check_samples
+    done = run(site, "pytest", "-q", "--petaflop-importer=brokenfile", f"--petaflop-samples={folder}")
+    assert done.returncode == USAGE and "samples: expected a folder" in done.stderr
 
-    with pytest.raises(ArgumentError, match="samples: expected a folder"):
-        check_samples("importer", str(site / folder))
+
+def test_level_model_asks_for_samples(site: Path) -> None:
+    done = run(site, "pytest", "-q", "--petaflop-importer=brokenfile", "--petaflop-level=model")
+    assert done.returncode == USAGE and "level model: expected a folder of model files" in done.stderr
+
+
+def reports(folder: Path) -> dict[str, str]:
+    """Paths that cannot hold a report, and what is said of each."""
+    os.mkfifo(folder / "pipe")
+    (folder / "file").write_text("", "utf-8")
+    return {
+        "nosuch/r.json": "a folder that exists",
+        "file/r.json": "a folder that exists",
+        ".": "got the folder",
+        "": "got the folder",
+        "pipe": "device, pipe or socket",
+        os.devnull: "device, pipe or socket",
+        "x" * 300: "too long",
+    }
+
+
+@pytest.mark.skipif(os.name == "nt", reason="named pipes are files there only elsewhere")
+def test_a_report_that_cannot_be_written_is_known_before_the_run(tmp_path: Path) -> None:
+    for path, said in reports(tmp_path).items():
+        with pytest.raises(ArgumentError, match=f"report: expected .*{said}"):
+            check("backend", "reference", None, None, path if os.path.isabs(path) else str(tmp_path / path))
+    assert sorted(os.listdir(tmp_path)) == ["file", "pipe"]
+    done = run(tmp_path, "pytest", "-q", "--petaflop-backend=reference", "--petaflop-report=no/r.json")
+    assert done.returncode == USAGE and "report: expected" in done.stderr and not done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ArgumentError, match="report: expected a folder to write in"):
+        check("backend", "reference", None, None, str(tmp_path / "r.json"))
+
+
+def test_a_report_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """An old one stays if the folder is gone by the end; the verdict is printed all the same."""
+    (tmp_path / "reports").mkdir()
+    test = "import shutil\n\ndef test_it(): shutil.rmtree('reports')\n"
+    (tmp_path / "test_it.py").write_text(test, "utf-8")
+    options = ("--petaflop-backend=reference", "--petaflop-report=reports/r.json")
+    done = run(tmp_path, "pytest", "-q", *options, "test_it.py")
+    assert done.returncode == 3 and "report: [Errno" in done.stdout and "level held: none" in done.stdout
 
 
 def test_a_disabled_one_says_so(site: Path) -> None:

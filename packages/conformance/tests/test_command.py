@@ -26,7 +26,7 @@ def test_examines_a_backend(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "level held: plugin" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
-    assert report["level"] == {"asked": "plugin", "held": "plugin"}
+    assert report["level"] == {"asked": "plugin", "held": "plugin", "waived": 0}
 
 
 def test_help_lists_it(tmp_path: Path) -> None:

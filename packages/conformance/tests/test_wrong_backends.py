@@ -143,7 +143,7 @@ def test_what_is_not_declared_is_counted_and_shown(answers: dict[str, Answer]) -
 def test_an_absent_device_lowers_the_level_and_says_so(answers: dict[str, Answer]) -> None:
     code, output, report = answers["absent"]
     assert code == 0, output
-    assert report["level"] == {"asked": "plugin", "held": "plugin"}
+    assert report["level"] == {"asked": "plugin", "held": "plugin", "waived": 0}
     assert report["device"] == {"status": "absent"}
     code, output, report = answers["absent-core"]
     assert code == 1

@@ -9,15 +9,25 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from petaflop.cli.files import check_writable
 from petaflop.errors import ArgumentError, PluginError
 from petaflop.plugins.hookspecs import KINDS
 from petaflop.plugins.manager import plugin_manager
-from petaflop_conformance.plugin import SUBJECTS
+from petaflop_conformance.plugin import NEEDS_SAMPLES, SUBJECTS
 
-__all__ = ["check_name", "check_samples"]
+__all__ = ["check"]
 
 
-def check_name(subject: str, name: str) -> None:
+def check(subject: str, name: str, level: str | None, samples: str | None, report: str | None) -> str:
+    """The level to ask for; PluginError or ArgumentError where what is asked for cannot be."""
+    _check_name(subject, name)
+    _check_samples(subject, samples)
+    if report is not None:
+        check_writable(Path(report), "report")
+    return _level_of(subject, level, samples)
+
+
+def _check_name(subject: str, name: str) -> None:
     """PluginError unless a plugin of the subject's kind offers `name`; it says what does, or what is near."""
     kind = SUBJECTS[subject].kind
     plugins = plugin_manager().plugins()
@@ -57,7 +67,7 @@ def _near(subject: str, name: str) -> str:
     return ""
 
 
-def check_samples(subject: str, folder: str | None) -> None:
+def _check_samples(subject: str, folder: str | None) -> None:
     """ArgumentError unless `folder` is one, and something that takes samples is examined."""
     if folder is None:
         return
@@ -73,3 +83,15 @@ def check_samples(subject: str, folder: str | None) -> None:
         ) from error
     if empty:
         raise ArgumentError(f"samples: expected a folder with model files, got {folder!r} without any")
+
+
+def _level_of(subject: str, level: str | None, samples: str | None) -> str:
+    """The level to ask for: the one given, or else the highest that can be examined; ArgumentError if none
+    is."""
+    levels = SUBJECTS[subject].levels
+    if level is not None and level not in levels:
+        raise ArgumentError(f"level: expected {', '.join(levels)} for a {subject}, got {level}")
+    if level == NEEDS_SAMPLES and samples is None:
+        raise ArgumentError(f"level {level}: expected a folder of model files (--petaflop-samples), got none")
+    possible = [each for each in SUBJECTS[subject].graded if each != NEEDS_SAMPLES or samples is not None]
+    return level or possible[-1]

@@ -38,12 +38,11 @@ def run(options: argparse.Namespace) -> int:
     """0: the level is held; 1: it is not; 65: what is asked for cannot be."""
     import pytest
 
-    from petaflop_conformance.asked import check_name, check_samples
+    from petaflop_conformance.asked import check
 
-    check_name(options.kind, options.name)
-    check_samples(options.kind, options.samples)
+    check(options.kind, options.name, options.level, options.samples, options.report)
     arguments = ["-q", "-p", "no:cacheprovider", f"--petaflop-{options.kind}={options.name}"]
     given = ((name, getattr(options, name)) for name in _PASSED_ON)
-    arguments += [f"--petaflop-{name}={value}" for name, value in given if value]
+    arguments += [f"--petaflop-{name}={value}" for name, value in given if value is not None]
     code = pytest.main(arguments)
     return _BAD_INPUT if code == pytest.ExitCode.USAGE_ERROR else int(code)
