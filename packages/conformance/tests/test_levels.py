@@ -89,6 +89,7 @@ def test_a_level_at_which_nothing_passed_is_not_held() -> None:
     assert held(dict.fromkeys(LEVEL_OF, NOT_APPLICABLE), LEVEL_OF) is None
     interpreted = {**all_passed(*GRADED), **dict.fromkeys(must_pass("render"), NOT_APPLICABLE)}
     assert held(interpreted, LEVEL_OF) == GRADED[-1]
+    assert held({**interpreted, must_pass("render")[0]: NOT_DECLARED}, LEVEL_OF) == GRADED[-1]
     assert held({**interpreted, must_pass("core")[0]: "failed"}, LEVEL_OF) == "plugin"
     assert held({**interpreted, must_pass("render")[0]: WAIVED}, LEVEL_OF) == "plugin"
 

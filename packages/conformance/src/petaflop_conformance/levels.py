@@ -50,7 +50,7 @@ def held(
 ) -> str | None:
     """The highest level at which something passed and nothing failed, like all levels below it.
 
-    A level is stepped over, and not held itself, where the suite says of each of its tests that it does not
+    A level is stepped over, and not held itself, where the suite says of what is declared that it does not
     apply; one of which everything is waived or not declared ends the climb, since it shows nothing.
     """
     result = None
@@ -61,7 +61,7 @@ def held(
             break
         if PASSED in listed:
             result = level
-        elif listed != {NOT_APPLICABLE}:
+        elif NOT_APPLICABLE not in listed or WAIVED in listed:
             break
     return result
 
