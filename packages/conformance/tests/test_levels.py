@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from petaflop_conformance.levels import NOT_DECLARED, PASSED, digest, held, id_of, must_pass
+from petaflop_conformance.levels import (
+    NOT_APPLICABLE,
+    NOT_DECLARED,
+    PASSED,
+    WAIVED,
+    digest,
+    held,
+    id_of,
+    must_pass,
+    waived,
+)
 from petaflop_conformance.plugin import LEVELS, SUBJECTS
 
 LEVEL_OF = {test: level for level in LEVELS for test in must_pass(level)}
@@ -70,6 +80,28 @@ def test_not_declared_does_not_fail_and_an_unlisted_failure_does() -> None:
     assert held({**outcomes, "test_new::test": "failed"}, levels) == GRADED[-2]
 
 
+def test_a_level_at_which_nothing_passed_is_not_held() -> None:
+    """Waivers and declarations cannot make one; a level that does not apply is stepped over."""
+    for outcome in (NOT_DECLARED, WAIVED):
+        outcomes = {**all_passed(*GRADED), **dict.fromkeys(must_pass("core"), outcome)}
+        assert held(outcomes, LEVEL_OF) == "render"
+    assert held(dict.fromkeys(LEVEL_OF, WAIVED), LEVEL_OF) is None
+    assert held(dict.fromkeys(LEVEL_OF, NOT_APPLICABLE), LEVEL_OF) is None
+    interpreted = {**all_passed(*GRADED), **dict.fromkeys(must_pass("render"), NOT_APPLICABLE)}
+    assert held(interpreted, LEVEL_OF) == GRADED[-1]
+    assert held({**interpreted, must_pass("render")[0]: NOT_DECLARED}, LEVEL_OF) == GRADED[-1]
+    assert held({**interpreted, must_pass("core")[0]: "failed"}, LEVEL_OF) == "plugin"
+    assert held({**interpreted, must_pass("render")[0]: WAIVED}, LEVEL_OF) == "plugin"
+
+
+def test_what_a_held_level_rests_on() -> None:
+    outcomes = all_passed(*GRADED)
+    outcomes |= {must_pass("core")[0]: WAIVED, must_pass("core")[1]: WAIVED, must_pass("full")[0]: WAIVED}
+    assert waived("full", outcomes, LEVEL_OF) == 3
+    assert waived("core", outcomes, LEVEL_OF) == 2
+    assert waived("plugin", outcomes, LEVEL_OF) == waived(None, outcomes, LEVEL_OF) == 0
+
+
 def test_digest_is_stable_and_long() -> None:
     assert digest() == digest() and len(digest()) == 64
 
@@ -81,7 +113,7 @@ def test_report_of_a_whole_level(tmp_path: Path) -> None:
                "--petaflop-report=report.json", where=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
-    assert report["level"] == {"asked": "plugin", "held": "plugin"}
+    assert report["level"] == {"asked": "plugin", "held": "plugin", "waived": 0}
     assert report["complete"] is True and report["missing"] == []
     assert report["suite"]["must_pass"] == digest()
     assert report["backend"]["name"] == "reference" and report["backend"]["package"] == "petaflop"

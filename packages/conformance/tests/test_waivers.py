@@ -50,7 +50,17 @@ def test_a_waived_test_is_skipped_counted_and_shown(tmp_path: Path) -> None:
     outcomes = {test["id"]: test["outcome"] for test in report["tests"]}
     assert outcomes.pop("test_plugin::test_probe") == WAIVED
     assert set(outcomes.values()) == {PASSED}
-    assert report["level"]["held"] == "plugin" and report["complete"] is True
+    assert report["level"] == {"asked": "plugin", "held": "plugin", "waived": 1}
+    assert "level held: plugin, with 1 waived (asked" in done.stdout
+    assert report["complete"] is True
+
+
+def test_waivers_of_everything_hold_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(f'{HEAD}"*" = "everything"\n', "utf-8")
+    done = examine(tmp_path)
+    assert done.returncode == 1 and "level held: none (asked" in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert report["level"] == {"asked": "plugin", "held": None, "waived": 0}
 
 
 def test_an_unused_waiver_fails_the_run(tmp_path: Path) -> None:

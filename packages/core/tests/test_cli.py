@@ -280,6 +280,7 @@ def test_real_pickle_is_never_loaded(toy: Path, capsys: pytest.CaptureFixture[st
         (("--input", "x=x.npy", "--output", "out.txt"), ("--output", ".npz")),
         (("--input", "x=x.npy", "--output", "no/out.npz"), ("--output", "folder that exists")),
         (("--input", "x=x.npy", "--output", "folder.npz"), ("--output", "got the folder 'folder.npz'")),
+        (("--input", "x=x.npy", "--output", "pipe.npz"), ("--output", "device, pipe or socket 'pipe.npz'")),
         (("--input", "x=x.npy", "--output", "/proc/out.npz"), ("--output", "folder to write in, got '/proc")),
         (
             ("--input", "x=x.npy", "--device", "referense"),
@@ -297,6 +298,7 @@ def test_bad_arguments(
     monkeypatch.chdir(toy)
     np.save(toy / "y.npy", np.zeros(3, np.int32))
     os.mkfifo(toy / "pipe")
+    os.mkfifo(toy / "pipe.npz")
     (toy / "folder.npz").mkdir()
     before = sorted(toy.iterdir())
     refuses(capsys, "run", "model.toy", *words, says=says)

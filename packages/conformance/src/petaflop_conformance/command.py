@@ -11,6 +11,9 @@ from petaflop_conformance.plugin import LEVELS, PROFILES, SUBJECTS
 
 __all__ = ["configure", "run", "summary"]
 
+_PASSED_ON = ("level", "profile", "report", "samples", "waivers")
+_BAD_INPUT = 65  # as every command of petaflop says it
+
 summary = "examine a backend, a quantization scheme or an importer"
 
 
@@ -24,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", help="the plugin to examine")
     parser.add_argument("--kind", choices=SUBJECTS, default="backend", help="what it is (default: backend)")
+    parser.add_argument("--samples", metavar="FOLDER", help="model files that the importer must load")
     parser.add_argument("--level", choices=LEVELS, help="the highest level to ask for")
     parser.add_argument("--profile", choices=PROFILES, default="quick", help="how many random examples")
     parser.add_argument("--report", metavar="FILE", help="write the report as JSON")
@@ -31,10 +35,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0: the level is held; 1: it is not."""
+    """0: the level is held; 1: it is not; 65: what is asked for cannot be."""
     import pytest
 
+    from petaflop_conformance.asked import check
+
+    check(options.kind, options.name, options.level, options.samples, options.report)
     arguments = ["-q", "-p", "no:cacheprovider", f"--petaflop-{options.kind}={options.name}"]
-    given = ((name, getattr(options, name)) for name in ("level", "profile", "report", "waivers"))
-    arguments += [f"--petaflop-{name}={value}" for name, value in given if value]
-    return int(pytest.main(arguments))
+    given = ((name, getattr(options, name)) for name in _PASSED_ON)
+    arguments += [f"--petaflop-{name}={value}" for name, value in given if value is not None]
+    code = pytest.main(arguments)
+    return _BAD_INPUT if code == pytest.ExitCode.USAGE_ERROR else int(code)

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from petaflop.errors import ArgumentError
+from petaflop.cli.files import write_atomically
+from petaflop.errors import ArgumentError, PetaflopError, PluginError
 from petaflop_conformance import report
-from petaflop_conformance.levels import NOT_APPLICABLE, NOT_DECLARED, WAIVED, held, id_of, must_pass
+from petaflop_conformance.asked import check
+from petaflop_conformance.levels import NOT_APPLICABLE, NOT_DECLARED, WAIVED, held, id_of, must_pass, waived
 from petaflop_conformance.plugin import LEVELS, SUBJECTS
 from petaflop_conformance.waivers import Waiver, read_waivers, unused
 
-__all__ = ["MEASURED", "PERF", "Examination", "declared", "level_of", "skip_as"]
+__all__ = ["MEASURED", "PERF", "Examination", "cannot", "declared", "level_of", "skip_as"]
 
 LISTED = "petaflop listed"  # name of the user property with [level, names that the test requires]
 MEASURED = "petaflop measured"  # name of the user property with [op, dtype, error over bound, ulp]
@@ -31,6 +33,11 @@ _LETTERS = {NOT_DECLARED: "n", NOT_APPLICABLE: "a", WAIVED: "w"}
 def skip_as(outcome: str, why: str) -> None:
     """End a test with one of the outcomes that are no failure, and say why."""
     pytest.skip(f"{outcome}: {why}")
+
+
+def cannot(error: PetaflopError) -> BaseException:
+    """What a test fails with where the backend cannot be had: in one line, as thousands will say it."""
+    return pytest.fail.Exception(str(error), pytrace=False)
 
 
 def level_of(item: pytest.Item) -> str:
@@ -77,13 +84,13 @@ class Examination:
     def __init__(self, config: pytest.Config, subject: str, name: str) -> None:
         self.config = config
         self.subject, self.name = SUBJECTS[subject], name
-        self.level: str = config.getoption("petaflop_level") or self.subject.graded[-1]
-        if self.level not in self.subject.levels:
-            expected = ", ".join(self.subject.levels)
-            raise pytest.UsageError(
-                f"--petaflop-level: expected {expected} for a {subject}, got {self.level}"
-            )
-        self.waivers = _waivers(config)
+        given = [config.getoption(f"petaflop_{each}") for each in ("level", "samples", "report")]
+        _, self.samples, self.path = given
+        try:
+            self.level = check(subject, name, *given)
+            self.waivers = _waivers(config)
+        except (ArgumentError, PluginError) as error:
+            raise pytest.UsageError(str(error)) from error
         self.profile: str = config.getoption("petaflop_profile")
         self.outcomes: dict[str, str] = {}
         self.levels: dict[str, str] = {}
@@ -91,18 +98,19 @@ class Examination:
         self.seconds: dict[str, float] = {}
         self.measured: dict[str, list[list[Any]]] = {}
         self.figures: list[list[Any]] = []
+        self.unwritten = ""  # why there is no report
         self.worker = hasattr(config, "workerinput")  # of pytest-xdist: runs tests, and judges nothing
         _settings(self.profile)
 
     # ---- selection ----
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        asked = self._asked_levels
+        levels = self._asked_levels
         ours = {item: level_of(item) for item in items if str(item.path).startswith(self.subject.suite)}
         items.sort(key=lambda item: LEVELS.index(ours[item]) if item in ours else len(LEVELS))
         for item, level in ours.items():
             item.user_properties.append((LISTED, [level, sorted(_required(item))]))
-        beyond = [item for item, level in ours.items() if level not in asked]
+        beyond = [item for item, level in ours.items() if level not in levels]
         if beyond:
             config.hook.pytest_deselected(items=beyond)
             items[:] = [item for item in items if item not in beyond]
@@ -111,7 +119,10 @@ class Examination:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         names = _required(item)
         if self.subject.kind == "backend" and names:
-            capabilities = _capabilities(self.name)
+            try:
+                capabilities = _capabilities(self.name)
+            except PetaflopError as error:
+                raise cannot(error) from None
             if missing := [name for name in names if not declared(capabilities, name)]:
                 skip_as(NOT_DECLARED, ", ".join(missing))
         listed = any(name == LISTED for name, _ in item.user_properties)
@@ -180,6 +191,11 @@ class Examination:
         """The highest level held, at most the asked one."""
         return held(self.outcomes, self.levels, self.subject)
 
+    @property
+    def waived(self) -> int:
+        """How many waived tests the held level rests on."""
+        return waived(self.held, self.outcomes, self.levels, self.subject)
+
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         yield
@@ -187,8 +203,13 @@ class Examination:
             return
         if session.exitstatus == pytest.ExitCode.OK and (self.held != self.goal or self.unused_waivers):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if path := session.config.getoption("petaflop_report"):
-            Path(path).write_text(json.dumps(report.as_json(self), indent=1) + "\n", "utf-8")
+        if self.path is not None:
+            text = json.dumps(report.as_json(self), indent=1) + "\n"
+            try:
+                write_atomically(Path(self.path), text.encode())
+            except OSError as error:  # the verdict on the screen, minutes of work, is not lost as well
+                self.unwritten = f"report: {error}"
+                session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self.config.option.collectonly:
@@ -212,10 +233,7 @@ def _waivers(config: pytest.Config) -> list[Waiver]:
     """Those of --petaflop-waivers, else of pyproject.toml in the folder where pytest was started."""
     given = config.getoption("petaflop_waivers")
     path = Path(config.invocation_params.dir) / (given or "pyproject.toml")
-    try:
-        return read_waivers(path) if given or path.exists() else []
-    except ArgumentError as error:
-        raise pytest.UsageError(str(error)) from error
+    return read_waivers(path) if given or path.exists() else []
 
 
 def _settings(profile: str) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "held",
     "id_of",
     "must_pass",
+    "waived",
 ]
 
 PASSED, NOT_DECLARED, NOT_APPLICABLE, WAIVED = "passed", "not declared", "not applicable", "waived"
@@ -47,14 +48,30 @@ def digest(subject: Subject = SUBJECTS["backend"]) -> str:
 def held(
     outcomes: Mapping[str, str], levels: Mapping[str, str], subject: Subject = SUBJECTS["backend"]
 ) -> str | None:
-    """The highest level for which every listed test passed, is waived or does not apply, and no other test
-    of it failed."""
+    """The highest level at which something passed and nothing failed, like all levels below it.
+
+    A level is stepped over, and not held itself, where the suite says of what is declared that it does not
+    apply; one of which everything is waived or not declared ends the climb, since it shows nothing.
+    """
     result = None
     for level in subject.graded:
-        ids = must_pass(level)
-        listed = bool(ids) and all(outcomes.get(test) in ALLOWED for test in ids)
-        others = all(outcome in ALLOWED for test, outcome in outcomes.items() if levels.get(test) == level)
-        if not (listed and others):
+        listed = {outcomes.get(test) for test in must_pass(level)}
+        others = {outcome for test, outcome in outcomes.items() if levels.get(test) == level}
+        if not (listed | others) <= set(ALLOWED):
             break
-        result = level
+        if PASSED in listed:
+            result = level
+        elif NOT_APPLICABLE not in listed or WAIVED in listed:
+            break
     return result
+
+
+def waived(
+    level: str | None,
+    outcomes: Mapping[str, str],
+    levels: Mapping[str, str],
+    subject: Subject = SUBJECTS["backend"],
+) -> int:
+    """How many waived tests a held level, with those below it, rests on."""
+    below = subject.levels[: subject.levels.index(level) + 1] if level else ()
+    return sum(outcome == WAIVED and levels[test] in below for test, outcome in outcomes.items())

@@ -14,6 +14,7 @@ import pytest
 
 PROFILES = ("quick", "full", "soak")
 UNGRADED = "perf"  # measured and reported, held by nobody
+NEEDS_SAMPLES = "model"  # can only be asked for with --petaflop-samples
 
 
 class Subject(NamedTuple):
@@ -49,12 +50,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--petaflop-samples",
         metavar="FOLDER",
-        help="model files that the importer must load; without them its level `model` does not apply",
+        help="model files that the importer must load; its level `model` is not asked for without them",
     )
     group.addoption(
         "--petaflop-level",
         choices=LEVELS,
-        help="the highest level to ask for (by default the highest that is graded): "
+        help="the highest level to ask for (by default the highest that can be held): "
         + "; ".join(f"{name}: {', '.join(subject.levels)}" for name, subject in SUBJECTS.items()),
     )
     group.addoption(
@@ -76,7 +77,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def examined(options: object) -> tuple[str, str] | None:
     """(subject, name) of what a run examines; None for a run that has nothing to do with petaflop."""
     asked = [(each, getattr(options, f"petaflop_{each}", None)) for each in SUBJECTS]
-    named = [(subject, name) for subject, name in asked if name]
+    named = [(subject, name) for subject, name in asked if name is not None]
     if len(named) > 1:
         words = " and ".join(f"--petaflop-{subject}={name}" for subject, name in named)
         raise pytest.UsageError(f"expected one plugin to examine, got {words}")

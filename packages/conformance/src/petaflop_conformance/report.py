@@ -13,7 +13,7 @@ from petaflop.dtype import DTYPES
 from petaflop.graph.ops import OP_SPEC_VERSION, Op
 from petaflop_conformance.bounded import Policy
 from petaflop_conformance.levels import NOT_APPLICABLE, NOT_DECLARED, WAIVED, digest
-from petaflop_conformance.plugin import SUBJECTS
+from petaflop_conformance.plugin import NEEDS_SAMPLES, SUBJECTS
 from petaflop_conformance.rules import ulps_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ def as_json(examination: Examination) -> dict[str, Any]:
         "capabilities": _plain(backend.capabilities) if backend else None,
         "profile": examination.profile,
         "seed": "derandomized" if examination.profile != "soak" else "random; a failure prints its own",
-        "level": {"asked": examination.level, "held": examination.held},
+        "level": {
+            "asked": examination.level,
+            "held": examination.held,
+            "waived": examination.waived,
+        },
         "complete": not examination.missing,
         "missing": examination.missing,
         "waivers": [
@@ -144,12 +148,22 @@ def summary(examination: Examination) -> Iterator[str]:
             yield f"waived: {waiver.pattern} ({len(waiver.tests)} tests): {waiver.reason}"
     for waiver in examination.unused_waivers:
         yield f"unused waiver: {waiver.pattern}: expected a test that it waives, got none; remove it"
+    if examination.unwritten:
+        yield examination.unwritten
     missing = len(examination.missing)
+    resting = f", with {examination.waived} waived" if examination.waived else ""
     yield (
-        f"level held: {examination.held or 'none'} (asked: {examination.level}, "
+        f"level held: {examination.held or 'none'}{resting} (asked: {examination.level}, "
         f"profile {examination.profile})   {_counts(examination)} · "
         + (f"incomplete: {missing} of {len(examination.asked)} did not run" if missing else "complete")
+        + _left_out(examination)
     )
+
+
+def _left_out(examination: Examination) -> str:
+    if NEEDS_SAMPLES not in examination.subject.levels or examination.samples is not None:
+        return ""
+    return f" · level {NEEDS_SAMPLES} needs model files: --petaflop-samples=FOLDER"
 
 
 def _where(examination: Examination, backend: Any) -> str:

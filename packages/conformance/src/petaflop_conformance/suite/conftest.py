@@ -11,7 +11,7 @@ from petaflop.config import overrides
 from petaflop.device.registry import get_backend
 from petaflop.errors import DeviceError, PetaflopError
 from petaflop_conformance.case import Case
-from petaflop_conformance.examination import MEASURED, level_of, offline_backend, skip_as
+from petaflop_conformance.examination import MEASURED, cannot, level_of, offline_backend, skip_as
 from petaflop_conformance.levels import NOT_APPLICABLE
 from petaflop_conformance.report import policy_of
 
@@ -28,7 +28,7 @@ def backend(backend_name: str) -> Any:
     try:
         return get_backend(backend_name)
     except PetaflopError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise cannot(error) from None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,7 +79,7 @@ def renderer(backend_name: str) -> Any:
         if found is None:
             skip_as(NOT_APPLICABLE, f"no device, and no petaflop_offline_backend: {error}")
     except PetaflopError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise cannot(error) from None
     if found.target is None:
         skip_as(NOT_APPLICABLE, "kernels are interpreted, so there is nothing to render")
     return found

@@ -10,8 +10,6 @@ import pytest
 from petaflop.config import overrides
 from petaflop.plugins.importer import Importer
 from petaflop.plugins.manager import plugin_manager
-from petaflop_conformance.examination import skip_as
-from petaflop_conformance.levels import NOT_DECLARED
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,9 +33,7 @@ def importer(importer_name: str) -> Importer:
 @pytest.fixture(scope="session")
 def samples(request: pytest.FixtureRequest, importer: Importer) -> list[Path]:
     """Files with one of the importer's extensions in the folder of --petaflop-samples."""
-    folder = request.config.getoption("petaflop_samples")
-    if folder is None:
-        skip_as(NOT_DECLARED, "sample files: give a folder of them as --petaflop-samples")
+    folder = str(request.config.getoption("petaflop_samples"))
     found = sorted(path for path in Path(folder).iterdir() if path.suffix in importer.extensions)
     assert found, f"{folder}: expected files that end in {', '.join(importer.extensions)}, got none"
     return found

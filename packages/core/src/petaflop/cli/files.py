@@ -43,11 +43,13 @@ def existing_file(path: Path) -> Path:
 
 def check_writable(path: Path, option: str) -> None:
     """ArgumentError unless `option`'s file can be made, or replaced; leaves nothing behind."""
-    if path.is_dir():
-        raise ArgumentError(f"{option}: expected a file, got the folder {str(path)!r}")
-    if not path.parent.is_dir():
-        raise ArgumentError(f"{option}: expected a file in a folder that exists, got {str(path)!r}")
     try:
+        if path.is_dir():
+            raise ArgumentError(f"{option}: expected a file, got the folder {str(path)!r}")
+        if path.exists() and not path.is_file():  # it would be replaced by a file
+            raise ArgumentError(f"{option}: expected a file, got the device, pipe or socket {str(path)!r}")
+        if not path.parent.is_dir():
+            raise ArgumentError(f"{option}: expected a file in a folder that exists, got {str(path)!r}")
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         reason = error.strerror or str(error)
