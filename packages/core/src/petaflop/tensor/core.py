@@ -170,8 +170,11 @@ class Tensor(Decompositions, Casts):
         node = self.node
         _differentiated[id(self)] = self
         if not node.needs_gradient:
+            jitted = any(n.buffer is not None and n.buffer.replayed for n in graph.toposort((node,)))
             raise GradientError(
-                "backward: expected a result that needs gradient, got one without requires_grad",
+                "backward: expected a result that needs gradient, got "
+                + ("one of a jitted function" if jitted else "one without requires_grad")
+                + ("; call backward inside the jitted function" if jitted else ""),
             )
         targets = _reachable_leaves(node)
         grads = self._gradients([tensor for _, tensor in targets], gradient, [leaf for leaf, _ in targets])
