@@ -28,7 +28,7 @@ LAYERS = (
     "ir device.backend device.buffer",
     "graph",
     "profile debug report",
-    "dtype config",
+    "dtype config replacing",
     "errors",
 )
 RANK = {unit: -row for row, units in enumerate(LAYERS) for unit in units.split()}
