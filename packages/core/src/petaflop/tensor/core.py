@@ -10,13 +10,21 @@ from typing import Any, Self
 import numpy as np
 
 from petaflop import realize as runtime
-from petaflop.errors import ArgumentError, ArgumentTypeError, DeviceError, GradientError, ShapeError
+from petaflop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DeviceError,
+    DTypeError,
+    GradientError,
+    ShapeError,
+)
 from petaflop.graph import node as graph
 from petaflop.graph.gradient import gradient
 from petaflop.graph.node import Node
 from petaflop.tensor.base import TensorBase, _leaves, live_tensors
 from petaflop.tensor.casts import Casts
 from petaflop.tensor.decompose import Decompositions
+from petaflop.tensor.dlpack import to_capsule
 from petaflop.tensor.mode import grad_enabled
 
 __all__ = ["Tensor", "differentiated"]
@@ -228,7 +236,18 @@ class Tensor(Decompositions, Casts):
         return format(self.item(), spec) if spec and not self.shape else super().__format__(spec)
 
     def data(self) -> memoryview:
-        """The memory itself, read-only, where the device shares it with the host; a copy elsewhere."""
+        """The memory itself, read-only, where the device shares it with the host; a copy elsewhere.
+
+        DTypeError for bfloat16 and float8, which the buffer protocol has no format for.
+
+        >>> Tensor([1, 2]).data().tolist()
+        [1, 2]
+        """
+        if self.dtype.numpy.isbuiltin != 1:
+            raise DTypeError(
+                f"data: expected a dtype with a buffer format, got {self.dtype}; "
+                f"bitcast it to uint{self.dtype.bits} first"
+            )
         return self._shared().data
 
     def _shared(self) -> np.ndarray[Any, Any]:
@@ -244,18 +263,22 @@ class Tensor(Decompositions, Casts):
         return array.astype(dtype)
 
     def __buffer__(self, flags: int) -> memoryview:
-        """`memoryview(tensor)`, from Python 3.12 on."""
+        """`memoryview(tensor)`: the same as `data()`. Python calls this from 3.12 on; in 3.11 only types in C
+        have buffers, and it raises TypeError: call `data()` there."""
         return self.data()
 
     def __dlpack__(self, **options: Any) -> Any:
-        """The memory as a DLPack capsule, without a copy where the device shares it; an error while it needs
-        gradient."""
+        """The memory as a DLPack capsule of any dtype, read-only, without a copy where the device shares it.
+
+        A consumer that knows no read-only memory (DLPack before version 1) gets a copy. RuntimeError while it
+        needs gradient.
+        """
         if self.requires_grad:
             raise GradientError("dlpack: expected a tensor without gradient; detach() it first")
         array = self._shared()
         if options.get("max_version") is None:  # a consumer that knows no read-only memory
             array = array.copy()
-        return array.__dlpack__(**options)
+        return to_capsule(array, options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)  # host memory: every device hands out host-visible bytes
