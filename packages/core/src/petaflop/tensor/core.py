@@ -21,6 +21,7 @@ from petaflop.errors import (
 from petaflop.graph import node as graph
 from petaflop.graph.gradient import gradient
 from petaflop.graph.node import Node
+from petaflop.ir.custom import GradientTemplate
 from petaflop.tensor.base import TensorBase, _leaves, live_tensors
 from petaflop.tensor.casts import Casts
 from petaflop.tensor.decompose import Decompositions
@@ -188,13 +189,22 @@ class Tensor(Decompositions, Casts):
         grads = self._gradients([tensor for _, tensor in targets], gradient, [leaf for leaf, _ in targets])
         for (_, tensor), grad in zip(targets, grads, strict=True):
             if grad is not None:
-                grad = grad if create_graph else grad.detach()
+                grad = _with_history(grad, [leaf for leaf, _ in targets]) if create_graph else grad.detach()
                 tensor.grad = grad if tensor.grad is None else tensor.grad + grad
         return self
 
     def gradient(self, *targets: Tensor, gradient: Any = None) -> list[Tensor]:
-        """d(self)/d(target) of each target, differentiable again; RuntimeError for one that this does not
-        depend on."""
+        """d(self)/d(target) of each target, differentiable again.
+
+        Where the value of a gradient no longer depends on a target (the second derivative of `abs`), its own
+        gradient is zeros; RuntimeError for a target that this tensor was not made of at all, where
+        `petaflop.grad`, which sees the whole function, gives zeros as well.
+
+        >>> x = Tensor([3.0, -2.0], requires_grad=True)
+        >>> (first,) = x.abs().sum().gradient(x)
+        >>> first.tolist(), first.sum().gradient(x)[0].tolist()
+        ([1.0, -1.0], [0.0, 0.0])
+        """
         nodes = [target.node for target in targets]
         found = self._gradients(list(targets), gradient, nodes)
         for target, grad in zip(targets, found, strict=True):
@@ -203,7 +213,7 @@ class Tensor(Decompositions, Casts):
                     f"gradient: expected targets that this tensor depends on, got {target._text()}; "
                     "give it requires_grad=True before it is used",
                 )
-        return found
+        return [_with_history(grad, nodes) for grad in found]
 
     def _gradients(self, targets: Sequence[Any], seed: Any, nodes: Sequence[Node]) -> list[Any]:
         if seed is None:
@@ -282,6 +292,21 @@ class Tensor(Decompositions, Casts):
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)  # host memory: every device hands out host-visible bytes
+
+
+def _with_history(grad: Tensor, targets: Sequence[Node]) -> Tensor:
+    """A gradient that knows what it is differentiable by, also where that gives only zeros."""
+    if not grad_enabled():
+        return grad
+    node = grad.node
+    return grad._wrap(graph.custom(_HISTORY, (graph.detach(node), node, *targets), node.dtype, node.shape))
+
+
+def _pass(node: Node, grad: Node) -> list[Node]:
+    return [grad, *(graph.const(0, target.dtype, target.shape) for target in node.sources[2:])]
+
+
+_HISTORY = GradientTemplate("gradient", _pass)  # one for all: schedules are cached by its identity
 
 
 def _reachable_leaves(root: Node) -> list[tuple[Node, TensorBase]]:
