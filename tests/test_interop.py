@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import gc
+import pickle
 import sys
 import weakref
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from petaflop import nn
 from petaflop.dtype import DTYPES
 from petaflop.errors import PetaflopError
 from petaflop.tensor import Tensor, no_grad
@@ -316,6 +318,38 @@ def test_dlpack_refuses_what_it_cannot_take() -> None:
 
     with pytest.raises(ValueError, match=r"^from_dlpack: expected host memory, got device \(2, 1\); copy it"):
         Tensor.from_dlpack(Elsewhere())
+
+
+@every_device
+@pytest.mark.parametrize("name", list(DTYPES))
+def test_pickles_hold_values(name: str, device: str | None) -> None:
+    x = sample(name, 2, 3)
+    made = {"plain": Tensor(x, device=device), "view": Tensor(x, device=device).T, "empty": Tensor(x[:0])}
+    made |= {"lazy": Tensor(x, device=device) + 0, "scalar": Tensor(x, device=device)[0, 0]}
+    for protocol in (2, pickle.HIGHEST_PROTOCOL):
+        found = pickle.loads(pickle.dumps(made, protocol))
+        for key, t in made.items():
+            same = found[key]
+            assert (same.dtype, same.shape, same.device) == (t.dtype, t.shape, t.device)
+            assert same.numpy().tobytes() == t.numpy().tobytes()
+
+
+def test_a_pickled_tensor_has_no_history() -> None:
+    leaf = Tensor([2.0], requires_grad=True)
+    result = (leaf * 3).sum()
+    result.backward()
+    for t in (leaf, result):
+        same = pickle.loads(pickle.dumps(t))
+        assert same.requires_grad and same.is_leaf and same.grad is None
+        assert same.tolist() == t.tolist()
+    assert not pickle.loads(pickle.dumps(leaf.detach())).requires_grad
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm2d(3))
+    again = pickle.loads(pickle.dumps(model))
+    for (name, mine), (other, theirs) in zip(
+        model.state_dict().items(), again.state_dict().items(), strict=True
+    ):
+        assert name == other and mine.tolist() == theirs.tolist() and mine is not theirs
+    assert [p.requires_grad for p in again.parameters()] == [True] * 4
 
 
 def test_of_torch_and_lists() -> None:

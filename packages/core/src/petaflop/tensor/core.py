@@ -162,6 +162,19 @@ class Tensor(Decompositions, Casts):
     def __irshift__(self, other: Any) -> Self:
         return self._in_place(">>=", self.__rshift__(other))
 
+    # ---- pickling ----
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By value, through NumPy: the values, the dtype, the device's name and `requires_grad`; without
+        history and `.grad`.
+
+        >>> import pickle
+        >>> same = pickle.loads(pickle.dumps(Tensor([1.5, 2.0], "bfloat16")))
+        >>> same.tolist(), same.dtype
+        ([1.5, 2.0], petaflop.bfloat16)
+        """
+        return _unpickled, (self.numpy(), self._device, self.requires_grad)
+
     # ---- gradients ----
 
     def backward(self, gradient: Any = None, create_graph: bool = False) -> Self:
@@ -239,7 +252,7 @@ class Tensor(Decompositions, Casts):
         return bool((self == value).any())
 
     def __round__(self, digits: int | None = None) -> Self:
-        return self.round()
+        return self.round(decimals=digits or 0)
 
     def __format__(self, spec: str) -> str:
         """A scalar as its number, as in `f"{loss:.3f}"`; anything else as its repr, which takes no spec."""
@@ -292,6 +305,10 @@ class Tensor(Decompositions, Casts):
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)  # host memory: every device hands out host-visible bytes
+
+
+def _unpickled(array: np.ndarray[Any, Any], device: str | None, requires_grad: bool) -> Tensor:
+    return Tensor(array, device=device, requires_grad=requires_grad)
 
 
 def _with_history(grad: Tensor, targets: Sequence[Node]) -> Tensor:

@@ -48,7 +48,7 @@ class Indexing(Random):
         return self._gathered(items, axes, regions)
 
     def _raw(self, index: Any) -> list[Any]:
-        """The parts of an index, a `...` that stands for axes replaced by slices: every axis is named once."""
+        """The parts of an index, a `...` that stands for axes as slices: every axis is named once."""
         raw = list(index) if isinstance(index, tuple) else [index]
         raw = [self._prepared(item) for item in raw]
         used = sum(_consumes(item) for item in raw)
