@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -305,6 +306,16 @@ def test_bad_arguments(
     assert [path for path in sorted(toy.iterdir()) if path.name != "__pycache__"] == [
         path for path in before if path.name != "__pycache__"
     ]
+
+
+def test_output_goes_to_regular_files_only(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("run", toy / "model.toy", "--input", f"x={toy}/x.npy", "--output")
+    os.mkfifo(toy / "pipe.npz")
+    refuses(capsys, *words, toy / "pipe.npz", says=("--output", "regular file", "pipe"))
+    assert stat.S_ISFIFO(os.stat(toy / "pipe.npz").st_mode)
+    (toy / "link.npz").symlink_to("real.npz")
+    assert call(*words, toy / "link.npz") == 0
+    assert (toy / "link.npz").is_symlink() and (toy / "real.npz").is_file()
 
 
 def test_bad_model(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,4 +207,6 @@ def _deliver(
     for target, gradient, slot in capture.gradients:
         tensor = tensors[target] if isinstance(target, int) else target
         tensor._grad = None if gradient is None else Tensor._from_node(leaf(gradient, slot), name)
+    for _, slot in capture.outputs:
+        buffers[slot].replayed = True
     return [Tensor._from_node(leaf(node, slot), name) for node, slot in capture.outputs]

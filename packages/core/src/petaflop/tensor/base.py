@@ -340,14 +340,10 @@ class TensorBase(Watched):
         if axes is None:
             return tuple(range(self.ndim))
         listed = axes if isinstance(axes, (tuple, list)) else (axes,)
-        if self.ndim == 0:
-            for axis in listed:
-                self._axis(name, axis)
-            return ()
         result = tuple(self._axis(name, axis) for axis in listed)
         if len(set(result)) != len(result):
             raise ShapeError(f"{name}: expected each axis once, got {tuple(listed)}")
-        return result
+        return result if self.ndim else ()
 
     def _text(self) -> str:
         return f"{self.dtype}{list(self.shape)}"
