@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from petaflop import Tensor, Variable
-from petaflop.errors import PetaflopError
+from petaflop.errors import DeviceMemoryError, PetaflopError
 from petaflop.plugin_api import Dim, Expr, config, evaluate
 from petaflop.recording import settled, sized
 from petaflop_onnx.sizes import NeedsBound
@@ -26,7 +26,7 @@ from petaflop_onnx.values import NeedsValue, ValueSpec
 __all__ = ["Dimensions"]
 
 Call = Callable[..., tuple[Tensor, ...]]
-_SMALLEST_BOUND = 4096
+_USUAL_BOUND = 4096  # working memory is for the largest sizes, so it may have to be lower
 _MOST_FORMS = 16  # captures for varying sizes, per model
 _MOST_SEEN = 256  # sets of sizes that are known to be captured as numbers
 _MOST_CALLS = 8  # that a relation between sizes must have held in
@@ -73,7 +73,8 @@ class Dimensions:
         self._as_numbers: OrderedDict[tuple[int, ...], None] = OrderedDict()
         self._calls: OrderedDict[tuple[int, ...], None] = OrderedDict()
         self._values: dict[str, set[int]] = {name: set() for name in self._names}
-        self._bounds: dict[str, int] = {}
+        self._bounds: dict[str, int] = {}  # that the graph sets
+        self._bound = _USUAL_BOUND
         self._refused: set[tuple[object, ...]] = set()
         self._with_sums = self._apart = False
 
@@ -127,7 +128,10 @@ class Dimensions:
                 try:
                     result = form.run(call, given, values)
                 except NeedsBound as bound:
-                    self._limit(form, bound)
+                    self._bounds.update((n, bound.maximum) for n, v in form.variables if v is bound.size)
+                except DeviceMemoryError:
+                    self._refused.add(_key(form))
+                    self._bound //= 8
                 except _FAULTS as reason:
                     if True:
                         print(f"sizes: {dict(form.sizes)}: no capture for all of them: {reason}")
@@ -139,20 +143,14 @@ class Dimensions:
                     return result
         return None
 
-    def _limit(self, form: _Form, bound: NeedsBound) -> None:
-        """From now on the size has an upper bound."""
-        self._bounds.update((name, bound.maximum) for name, dim in form.variables if dim is bound.size)
-
     def _proposed(self, sizes: Mapping[str, int], with_sums: bool, apart: bool) -> Iterator[_Form]:
-        """The form to try, and once more for each bound that an attempt has found."""
-        for _ in range(1 + len(self._names)):
-            bounds = dict(self._bounds)
+        """The form to try, and again whenever an attempt has found that sizes need tighter bounds."""
+        bounds: object = None
+        while bounds != (bounds := (self._bound, tuple(self._bounds.items()))):
             form = self._form(sizes, with_sums, apart)
             if form is None or _key(form) in self._refused:
                 return
             yield form
-            if bounds == self._bounds:
-                return
 
     def _form(self, sizes: Mapping[str, int], with_sums: bool, apart: bool) -> _Form | None:
         """Variables for what has changed; None where that is nothing. `apart` keeps 0 apart from larger
@@ -164,7 +162,7 @@ class Dimensions:
             return None
         for name in free:
             if name not in sums:
-                bound = self._bounds.get(name, max(_SMALLEST_BOUND, 1 << (2 * sizes[name] - 1).bit_length()))
+                bound = self._bounds.get(name, max(self._bound, 1 << (2 * sizes[name]).bit_length()))
                 least = 0 if 0 in self._values[name] and not apart else 2
                 clean = re.sub(r"\W", "_", name)
                 dims[name] = Variable(f"onnx_{clean}_{self._names.index(name)}", least, bound)

@@ -141,6 +141,12 @@ def broadcast_sizes(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
 # ---- the folds ----
 
 
+def _numbers(array: Array) -> Array:
+    if varies(array.ravel()):
+        raise NeedsNumber(f"{array.tolist()}")
+    return array.astype(np.int64)
+
+
 def _divide(_: Call, a: Array, b: Array) -> Array:
     """Towards zero, which is downwards for sizes."""
 
@@ -188,11 +194,11 @@ def _cast(call: Call, x: Array) -> Array | None:
 
 
 def _gather(call: Call, x: Array, index: Array) -> Array:
-    return np.asarray(np.take(x, index.astype(np.int64), axis=normalize_axis(call["axis"], x.ndim)), object)
+    return np.asarray(np.take(x, _numbers(index), axis=normalize_axis(call["axis"], x.ndim)), object)
 
 
 def _reshape(call: Call, x: Array, shape: Array) -> Array:
-    return np.asarray(FOLD["Reshape"](call, x, shape.astype(np.int64)), object)
+    return np.asarray(FOLD["Reshape"](call, x, _numbers(shape)), object)
 
 
 def _product(call: Call, x: Array, axes: Array | None = None) -> Array | None:
@@ -213,7 +219,7 @@ def _moved(name: str) -> Callable[..., Any]:
     """The fold of numbers, where it only moves elements."""
 
     def fold(call: Call, x: Array, *others: Array | None) -> Any:
-        return FOLD[name](call, x, *[other if other is None else other.astype(np.int64) for other in others])
+        return FOLD[name](call, x, *[other if other is None else _numbers(other) for other in others])
 
     return fold
 
