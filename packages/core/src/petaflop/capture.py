@@ -6,7 +6,7 @@ assignments persist. trace.py makes captures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -94,11 +94,13 @@ class Capture:
 def replay(capture: Capture, tensors: Sequence[Tensor]) -> list[Tensor]:
     """The call once more with other contents; assignments happen, and the returned tensors are new."""
     prepared, backend = capture.prepared, capture.backend
-    bindings = {v: evaluate(v) for v in prepared.schedule.variables}
     given = dict(capture.fixed)
     for slot, (owner, gradient) in capture.given.items():
         tensor = tensors[owner] if isinstance(owner, int) else owner
-        given[slot] = _readable(_settled(tensor._grad if gradient else tensor), bindings)
+        given[slot] = _settled(tensor._grad if gradient else tensor).memory()
+    # an argument may matter by its sizes alone
+    memory = (*given.values(), *[tensor._node.buffer for tensor in tensors])
+    bindings = _sizes(prepared.schedule.variables, memory)
     _make_exclusive(capture, tensors, given)
     buffers = _buffers(capture, given, bindings)
     if profile.recorders or config.debug >= 2 or config.check:
@@ -116,14 +118,17 @@ def _settled(tensor: Tensor | None) -> Node:
     return tensor._node
 
 
-def _readable(node: Node, bindings: Mapping[Expr, int]) -> Buffer:
-    buffer: Buffer = node.memory()
-    for variable, size in buffer.variables.items():
-        if bindings.get(variable, size) != size:
-            raise JitError(
-                f"jit: expected values computed with {variable}={bindings[variable]}, got {variable}={size}"
-            )
-    return buffer
+def _sizes(variables: Sequence[Expr], memory: Iterable[Buffer]) -> dict[Expr, int]:
+    """The value of each Variable: what it is bound to, else what the given memory was made with."""
+    found = {variable: variable.value for variable in variables}
+    for buffer in memory if found else ():
+        for variable, size in buffer.variables.items():
+            bound = found.get(variable)
+            if variable in found and bound is None:
+                found[variable] = size
+            elif bound not in (None, size):
+                raise JitError(f"jit: expected values computed with {variable}={bound}, got {variable}={size}")
+    return {variable: evaluate(variable, found) for variable in variables}  # type: ignore[arg-type]
 
 
 def _make_exclusive(capture: Capture, tensors: Sequence[Tensor], given: dict[int, Buffer]) -> None:

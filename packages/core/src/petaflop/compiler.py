@@ -21,7 +21,7 @@ from petaflop.config import config
 from petaflop.device.backend import Backend, Launch
 from petaflop.device.cache import DiskCache
 from petaflop.graph.ops import OP_SPEC_VERSION
-from petaflop.graph.symbolic import product
+from petaflop.graph.symbolic import evaluate, product
 from petaflop.ir.kernel import Kernel, operations
 from petaflop.ir.loops import Signature
 
@@ -36,10 +36,11 @@ class Program:
     kernel: Kernel
     launch: Launch
 
-    def work(self) -> tuple[int, int]:
-        """(bytes, operations) of a launch with the sizes that are bound now."""
-        moved = sum(int(product((*a.shape, a.dtype.itemsize))) for a in self.kernel.arguments)
-        return moved, operations(self.kernel)
+    def work(self, values: Sequence[int]) -> tuple[int, int]:
+        """(bytes, operations) of a launch with these values of the kernel's Variables."""
+        sizes = dict(zip(self.kernel.variables, values, strict=True))
+        moved = sum(evaluate(product(a.shape), sizes) * a.dtype.itemsize for a in self.kernel.arguments)
+        return moved, operations(self.kernel, sizes)
 
 
 Result = TypeVar("Result")

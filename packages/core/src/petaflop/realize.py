@@ -278,7 +278,7 @@ def launch(program: Program, buffers: Sequence[Buffer], values: Sequence[int], b
         started = profile.clock()
         program.launch(locations, values)
         backend.synchronize()
-        moved, operations = program.work()
+        moved, operations = program.work(values)
         profile.record_launch(
             program.name, program.kernel, backend.name, started, profile.clock() - started, moved, operations
         )

@@ -7,7 +7,7 @@ others, draws random numbers or puts gradients into `.grad` is a JitError.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,16 @@ import numpy as np
 from petaflop import realize as runtime
 from petaflop.device.registry import default_device
 from petaflop.dtype import DType
-from petaflop.errors import JitError
+from petaflop.errors import JitError, ShapeError
 from petaflop.graph.node import Node, buffer_leaf, rebuilt, toposort
 from petaflop.graph.ops import Op
-from petaflop.graph.symbolic import Dim
+from petaflop.graph.symbolic import Dim, Expr, evaluate
 from petaflop.structure import flatten, unflatten
 from petaflop.tensor import Tensor
 from petaflop.tensor.base import TensorBase, live_tensors
 from petaflop.tensor.watch import Log, logging
 
-__all__ = ["host_values", "memory_of", "placeholder", "record"]
+__all__ = ["host_values", "is_recording", "memory_of", "placeholder", "record", "settled", "sized"]
 
 _CONSTANTS = (Op.CONST, Op.IOTA, Op.VAR)
 
@@ -37,6 +37,46 @@ def placeholder(dtype: DType, shape: tuple[Dim, ...], device: str) -> Tensor:
     (2,)
     """
     return Tensor._from_node(buffer_leaf(None, dtype, shape, device), device)
+
+
+def is_recording() -> bool:
+    """Whether this thread runs a function whose graph is taken: no tensor has values that can be looked at."""
+    return runtime.is_deferred()
+
+
+def sized(tensor: Tensor, shape: tuple[Dim, ...], sizes: Mapping[Expr, int]) -> Tensor:
+    """The memory of a computed tensor under a shape whose Variables have the values `sizes`.
+
+    A jitted function that is given such tensors is captured for all values: a replay takes them from its
+    arguments, so that nothing has to be bound. ShapeError where the values do not give the tensor's shape.
+
+    >>> from petaflop import Variable
+    >>> n = Variable("n", 2, 9)
+    >>> sized(Tensor([[1.0, 2.0, 3.0]]), (1, n), {n: 3}).shape
+    (1, n)
+    """
+    if (got := tuple(evaluate(size, sizes) for size in shape)) != tensor.shape:
+        raise ShapeError(f"sized: expected sizes that make {list(tensor.shape)}, got {list(got)}")
+    memory = tensor.realize()._memory_node().memory()
+    part = memory.part(0, memory.size)
+    part.variables = dict(sizes)
+    return Tensor._from_node(buffer_leaf(part, tensor.dtype, shape, tensor.device), tensor.device)
+
+
+def settled(tensor: Tensor) -> Tensor:
+    """The memory of a computed tensor under plain numbers: the sizes that its Variables had.
+
+    >>> from petaflop import Variable
+    >>> n = Variable("n", 2, 9)
+    >>> settled(sized(Tensor([1.0, 2.0, 3.0]), (n,), {n: 3})).shape
+    (3,)
+    """
+    memory = tensor.realize()._memory_node().memory()
+    shape = tuple(evaluate(size, memory.variables) for size in tensor.shape)
+    if shape == tensor.shape:
+        return tensor
+    part = memory.part(0, memory.size)
+    return Tensor._from_node(buffer_leaf(part, tensor.dtype, shape, tensor.device), tensor.device)
 
 
 def record(

@@ -21,7 +21,9 @@ from petaflop_onnx.formals import check_types
 from petaflop_onnx.host import FOLD, LARGEST_FLOATS, LARGEST_FOLD, TooLarge
 from petaflop_onnx.narrow import Format, Narrow
 from petaflop_onnx.reading import fault, printable
+from petaflop_onnx.sizes import FOLD_SIZES, NeedsBound, NeedsNumber, Sizes, plain, varies
 from petaflop_onnx.table import Call
+from petaflop_onnx.tensors import DTYPES
 from petaflop_onnx.values import Constant, NeedsValue, Value, shape_of_value, to_narrow, to_tensor, type_text
 
 __all__ = ["Execution", "Fates"]
@@ -109,7 +111,7 @@ class Execution:
 
     def read(self, value: Value, what: str) -> np.ndarray[Any, Any]:
         """The elements of a value; NeedsValue where kernels compute them and this is a capture."""
-        if isinstance(value, Constant):
+        if isinstance(value, (Constant, Sizes)):
             return value.array
         if not self.may_read:
             raise NeedsValue(what)
@@ -122,7 +124,7 @@ class Execution:
         row, call = step.row, replace(step.call, device=self.device, read=self._read)
         check_types(step.formals, [type_text(value) for value in inputs])
         if row.name in ("Shape", "Size") and row.since:
-            return self._done(step, "host: shape", Constant(_shape_of(step, inputs[0]), self.device))
+            return self._done(step, "host: shape", self._known(*_shape_of(step, inputs[0])))
         if row.control:
             fate = "inlined" if step.expand or "" in step.bodies else "control"
             return self._done(step, fate, *row.handler(self, step, inputs, values))
@@ -157,6 +159,8 @@ class Execution:
         """What the host makes of small constants; None where kernels must."""
         if step.row.name not in FOLD or not step.row.since:
             return None
+        if any(isinstance(value, Sizes) for value in inputs):
+            return self._fold_sizes(step, inputs)
         present = [value for value in inputs if value is not None]
         known = [value for value in present if isinstance(value, Constant) and self._foldable(value)]
         if len(known) < len(present) or not _fits(step, known):
@@ -170,6 +174,38 @@ class Execution:
             Constant(array, self.device) for array in (result if isinstance(result, tuple) else (result,))
         ]
         return tuple(made) if all(map(self._foldable, made)) else None
+
+    def _fold_sizes(self, step: Step, inputs: list[Value]) -> tuple[Value, ...] | None:
+        """The same where some sizes vary."""
+        fold = FOLD_SIZES.get(step.row.name)
+        if fold is None or not all(value is None or _is_integral(value) for value in inputs):
+            return None
+        arrays = [
+            value.array.astype(object) if isinstance(value, (Constant, Sizes)) else None for value in inputs
+        ]
+        try:
+            result = fold(step.call, *arrays)
+        except NeedsBound:
+            raise
+        except NeedsNumber:
+            return None  # as data it is well defined: kernels compute it
+        if result is None:
+            return None
+        dtype = next(value.dtype for value in inputs if isinstance(value, Sizes))
+        if step.row.name == "Cast":
+            dtype = np.dtype(DTYPES[step.call["to"]])
+        made = result if isinstance(result, tuple) else (result,)
+        return tuple(self._known(array, dtype) for array in made)
+
+    def _known(self, array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> Constant | Sizes:
+        """Sizes, as a Constant where they are all numbers or answers."""
+        elements = [plain(size) for size in array.ravel()]
+        if varies(elements):
+            kept = np.empty(len(elements), object)
+            kept[:] = elements
+            return Sizes(kept.reshape(array.shape), dtype, self.device)
+        flags = bool(elements) and isinstance(elements[0], bool)
+        return Constant(np.asarray(elements, bool if flags else dtype).reshape(array.shape), self.device)
 
     def _foldable(self, value: Constant) -> bool:
         """Floats are folded only within a capture, where nothing can be read: sizes may depend on them."""
@@ -186,8 +222,8 @@ class Execution:
     def _check_size(self, step: Step, value: Value) -> None:
         if not isinstance(value, Tensor):
             return
-        size = math.prod(map(int, value.shape)) * value.dtype.itemsize
-        if size > _LIMIT:
+        size = math.prod(value.shape) * value.dtype.itemsize
+        if isinstance(size, int) and size > _LIMIT:
             message = f"expected at most {_LIMIT} bytes for one value, got {list(value.shape)}"
             raise fault(self.path, step.where, message)
 
@@ -216,8 +252,13 @@ def _fits(step: Step, known: list[Constant]) -> bool:
     return delta != 0 and len(range(start, stop, delta)) <= LARGEST_FOLD
 
 
-def _shape_of(step: Step, value: Value) -> np.ndarray[Any, Any]:
+def _is_integral(value: Value) -> bool:
+    return isinstance(value, Sizes) or (isinstance(value, Constant) and value.array.dtype.kind in "biu")
+
+
+def _shape_of(step: Step, value: Value) -> tuple[np.ndarray[Any, Any], np.dtype[Any]]:
     shape = shape_of_value(value)
     if step.row.name == "Size":
-        return np.asarray(math.prod(shape), np.int64)
-    return np.asarray(shape[step.call.get("start", 0) : step.call.get("end")], np.int64).reshape(-1)
+        return np.asarray(math.prod(shape), object), np.dtype(np.int64)
+    wanted = shape[step.call.get("start", 0) : step.call.get("end")]
+    return np.asarray(wanted, object).reshape(-1), np.dtype(np.int64)

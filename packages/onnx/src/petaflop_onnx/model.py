@@ -18,7 +18,9 @@ from petaflop import Tensor
 from petaflop.errors import ArgumentError
 from petaflop.jit import jit
 from petaflop.plugin_api import check_inputs
+from petaflop.recording import is_recording
 from petaflop_onnx.body import Body, Step
+from petaflop_onnx.dynamic import Dimensions
 from petaflop_onnx.execute import Execution, Fates
 from petaflop_onnx.graph import Graph, build
 from petaflop_onnx.host import LARGEST_FOLD
@@ -29,6 +31,7 @@ from petaflop_onnx.values import Constant, NeedsValue, Value, ValueSpec, to_tens
 __all__ = ["Model", "load"]
 
 _CAPTURES = 64  # kept per model: one for each set of shapes-deciding values
+_SPATIAL = frozenset({"convolution", "pooling", "recurrent", "resize", "sampling", "signal"})
 _LARGEST_BY_VALUE = 64  # elements of an input that may be part of a signature by value
 
 
@@ -133,9 +136,13 @@ class Model:
         if fixed:
             known.update((name, Constant(array, self._device)) for name, array in fixed.items())
             steps = _bake(self._path, steps, known, self._device, self._fates)
-        names = [spec.name for spec in self.inputs if spec.name not in fixed]
-        results = [spec.name for spec in self.outputs]
-        return _Run(self._path, self._device, steps, known, names, results, self._stepwise, self._fates)
+        rest = [spec for spec in self.inputs if spec.name not in fixed]
+        names, results = [spec.name for spec in rest], [spec.name for spec in self.outputs]
+        may_vary = not self._stepwise and not any(map(_is_spatial, steps))
+        dimensions = Dimensions(rest) if may_vary and any(map(_has_names, rest)) else None
+        return _Run(
+            self._path, self._device, steps, known, names, results, self._stepwise, self._fates, dimensions
+        )
 
 
 class _Run:
@@ -151,8 +158,10 @@ class _Run:
         results: Sequence[str],
         stepwise: bool,
         fates: Fates,
+        dimensions: Dimensions | None,
     ) -> None:
         self.names, self._results, self._stepwise = names, results, stepwise
+        self._dimensions = dimensions
 
         def run(given: Iterable[Value], may_read: bool) -> list[Value]:
             values = dict(known)
@@ -168,7 +177,7 @@ class _Run:
         given = [inputs[name] for name in self.names]
         if not self._stepwise:
             try:
-                return dict(zip(self._results, self._captured(*given), strict=True))
+                return dict(zip(self._results, self._replayed(given), strict=True))
             except NeedsValue:
                 self._stepwise = True
         outputs = [_result(value) for value in self._evaluate(given, True)]
@@ -176,6 +185,12 @@ class _Run:
         if lazy:
             Tensor.realize(*lazy)
         return dict(zip(self._results, outputs, strict=True))
+
+
+    def _replayed(self, given: Sequence[Any]) -> Iterable[Any]:
+        if self._dimensions is None or is_recording():
+            return self._captured(*given)
+        return self._dimensions.run(self._captured, given)
 
 
 def _capturable(run: Callable[[Iterable[Value], bool], list[Value]]) -> Callable[..., tuple[Tensor, ...]]:
@@ -209,6 +224,17 @@ def _is_small(value: Any) -> bool:
 
 def _host(value: Any) -> np.ndarray[Any, Any]:
     return value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _is_spatial(step: Step) -> bool:
+    """Whether a step's plan wants numbers: windows over an image, a step of code for each time."""
+    kind = step.row.handler.__module__.rpartition(".")[2]
+    inside = (inner for body in step.bodies.values() for inner in body.steps)
+    return kind in _SPATIAL or "Conv" in step.row.name or any(map(_is_spatial, inside))
+
+
+def _has_names(spec: ValueSpec) -> bool:
+    return any(isinstance(size, str) for size in spec.shape or ())
 
 
 def _needed(steps: Sequence[Step], outputs: Iterable[str]) -> tuple[Step, ...]:

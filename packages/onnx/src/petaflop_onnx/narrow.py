@@ -101,7 +101,7 @@ class Narrow:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(int(size) for size in self.tensor.shape)
+        return tuple(self.tensor.shape)
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The elements, as ml_dtypes has them."""

@@ -1,5 +1,6 @@
-"""What flows along the edges of a graph: a Tensor, a Constant that the host knows, a list of them where ONNX
-has a sequence, or None where an optional holds nothing. Text is always a Constant, of NumPy's objects.
+"""What flows along the edges of a graph: a Tensor, a Constant that the host knows, Sizes that vary, a list of
+them where ONNX has a sequence, or None where an optional holds nothing. Text is always a Constant, of NumPy's
+objects.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from onnx import TensorProto, TypeProto, helper
 
 from petaflop import Tensor
 from petaflop.dtype import DType
-from petaflop.plugin_api import TensorSpec
+from petaflop.plugin_api import Expr, TensorSpec
 from petaflop_onnx.host import LARGEST_FOLD
 from petaflop_onnx.narrow import Narrow, is_narrow, storage
+from petaflop_onnx.sizes import Sizes
 from petaflop_onnx.tensors import DTYPES, NARROW
 
 __all__ = [
@@ -85,7 +87,7 @@ class Constant:
         return kind == "O" or (kind in "biu" and self.array.size <= LARGEST_FOLD)
 
 
-Value = Tensor | Constant | Narrow | list[Any] | None
+Value = Tensor | Constant | Sizes | Narrow | list[Any] | None
 
 
 def _constant_tensor(array: np.ndarray[Any, Any], device: str | None) -> Tensor:
@@ -103,6 +105,8 @@ def to_tensor(value: Value) -> Tensor:
         if is_narrow(value.array.dtype):
             raise ValueError(f"input: expected a type that kernels have, got {value.array.dtype}")
         return value.tensor
+    if isinstance(value, Sizes):
+        return value.tensor
     if isinstance(value, Narrow):
         raise ValueError(f"input: expected a type that kernels have, got {value.format.dtype}")
     if not isinstance(value, Tensor):
@@ -117,15 +121,17 @@ def to_narrow(value: Value) -> Narrow | None:
     return value if isinstance(value, Narrow) else None
 
 
-def shape_of_value(value: Value) -> tuple[int, ...]:
-    """The sizes of a tensor, whoever knows its elements."""
-    like = value if isinstance(value, (Constant, Narrow)) else to_tensor(value)
-    return tuple(int(size) for size in like.shape)
+def shape_of_value(value: Value) -> tuple[Any, ...]:
+    """The sizes of a tensor, whoever knows its elements; those that vary as they are."""
+    like = value if isinstance(value, (Constant, Narrow, Sizes)) else to_tensor(value)
+    return tuple(size if isinstance(size, Expr) else int(size) for size in like.shape)
 
 
-def _dtype_name(value: Tensor | Constant | Narrow) -> str:
+def _dtype_name(value: Tensor | Constant | Narrow | Sizes) -> str:
     if isinstance(value, Narrow):
         return value.format.dtype.name
+    if isinstance(value, Sizes):
+        return value.dtype.name
     dtype = value.dtype.numpy if isinstance(value, Tensor) else value.array.dtype
     return "string" if dtype.kind in "OSU" else dtype.name
 

@@ -105,6 +105,15 @@ class Expr:
     def __ge__(self, other: Dim) -> Expr:
         return greater_equal(self, as_expr(other))
 
+    def __bool__(self) -> bool:
+        """Whether it is never 0, or always: a branch on anything between is an error, never a guess."""
+        if self.op in (Op.CONST, Op.VAR) or self.dtype in (index, bool_):
+            if self.lo > 0 or self.hi < 0:
+                return True
+            if self.lo == self.hi == 0:
+                return False
+        raise ArgumentError(f"bool: expected a condition that holds for every size or for none, got {self}")
+
     def __int__(self) -> int:
         return evaluate(self)
 
@@ -276,7 +285,16 @@ def add(a: Expr, b: Expr) -> Expr:
     terms = dict(left)
     for term, factor in right.items():
         terms[term] = terms.get(term, 0) + factor
+    if len(terms) > 1 and all(map(_is_size, terms)):  # so that n + m and m + n are one size
+        terms = dict(sorted(terms.items(), key=lambda item: repr(item[0])))
     return _join(_fold_div_mod(terms), left_offset + right_offset)
+
+
+def _is_size(expr: Expr) -> bool:
+    """Whether an index expression is made of Variables alone."""
+    if not expr.args:
+        return expr.op in (Op.VAR, Op.CONST)
+    return all(map(_is_size, expr.args))
 
 
 def _fold_div_mod(terms: dict[Expr, int]) -> dict[Expr, int]:

@@ -318,14 +318,14 @@ def axes_of(exprs: Iterable[Expr]) -> set[Expr]:
     return {expr for expr in topological(exprs) if expr.op is Leaf.AXIS}
 
 
-def operations(kernel: Kernel) -> int:
+def operations(kernel: Kernel, sizes: Mapping[Expr, int] | None = None) -> int:
     """Arithmetic operations of one launch, counting each compute expression once a point (2 for a
-    multiply-add)."""
+    multiply-add); `sizes` are the values of Variables, those that are bound unless given."""
     total = 0
     for block in kernel.blocks:
-        points = evaluate(product(axis_size(a) for a in block.axes))
+        points = evaluate(product(axis_size(a) for a in block.axes), sizes)
         for r in block.reductions:
-            steps = points * evaluate(product(axis_size(a) for a in r.axes))
+            steps = points * evaluate(product(axis_size(a) for a in r.axes), sizes)
             total += steps * sum(_is_work(e) for e in topological(r.step))
         total += points * sum(_is_work(e) for e in topological(s.value for s in block.stores))
     return total

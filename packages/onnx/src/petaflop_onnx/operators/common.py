@@ -74,9 +74,13 @@ def pad_with(x: Tensor, widths: Sequence[tuple[int, int]], fill: float) -> Tenso
     return x.pad(tuple(widths), value=fill)
 
 
-def shape_of(x: Tensor) -> tuple[int, ...]:
-    """The shape as ints: a run's sizes are known by the time its nodes are."""
-    return tuple(int(size) for size in x.shape)
+def shape_of(x: Tensor) -> tuple[Any, ...]:
+    """The shape: ints, and expressions for the sizes that vary between the calls of one capture.
+
+    An expression never becomes a number by mistake: int(), range() and branches on it are errors, which make
+    the model run with plain numbers.
+    """
+    return tuple(x.shape)
 
 
 def spatial_pads(

@@ -9,8 +9,10 @@ import numpy as np
 
 from petaflop import Tensor
 from petaflop.dtype import int64
+from petaflop.plugin_api import Expr
 from petaflop_onnx.host import normalize_axis
 from petaflop_onnx.operators.common import Array, numbers, shape_of
+from petaflop_onnx.sizes import NeedsNumber
 from petaflop_onnx.table import Call, operator
 
 
@@ -26,7 +28,10 @@ def _gather(call: Call, x: Tensor, index: Tensor | Array) -> Tensor:
     if not isinstance(index, np.ndarray):
         return x[(*before, index)]
     size = shape_of(x)[axis]
-    if index.size and not -size <= index.min() <= index.max() < size:
+    if index.size and isinstance(size, Expr):  # the least size that it may have decides
+        if not -size.lo <= index.min() <= index.max() < size.lo:
+            raise NeedsNumber(f"indices: {index.min()} to {index.max()} of {size}")
+    elif index.size and not -size <= index.min() <= index.max() < size:
         raise ValueError(f"indices: expected {-size} to {size - 1}, got {index.min()} to {index.max()}")
     if index.ndim == 0:
         return x[(*before, int(index))]

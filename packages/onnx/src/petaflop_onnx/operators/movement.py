@@ -9,8 +9,10 @@ import numpy as np
 
 from petaflop import Tensor
 from petaflop.dtype import from_numpy_dtype
+from petaflop.plugin_api import Expr
 from petaflop_onnx.host import axes_of, normalize_axis, slices_of
 from petaflop_onnx.operators.common import Array, numbers, onnx_dtype, pad_with, positions, shape_of
+from petaflop_onnx.sizes import NeedsNumber, at_most, broadcast_sizes, clamped, plain, quotient, varies
 from petaflop_onnx.table import Call, operator
 
 _SHAPES = (13, 14, 19, 21, 23, 24, 25)
@@ -36,10 +38,16 @@ def _reshape_attribute(call: Call, x: Tensor) -> Tensor:
 def _reshape_to(x: Tensor, sizes: list[int], zero_is_zero: bool) -> Tensor:
     """0 keeps the size of that axis and one -1 takes what is left."""
     target = [shape_of(x)[k] if size == 0 and not zero_is_zero else size for k, size in enumerate(sizes)]
+    if not zero_is_zero and any(_may_be_zero(size, shape_of(x), k) for k, size in enumerate(target)):
+        raise NeedsNumber(f"shape: {target}")
     if target.count(-1) == 1 and 0 not in target:
-        known = math.prod(size for size in target if size != -1)
-        target[target.index(-1)] = math.prod(shape_of(x)) // known
+        target[target.index(-1)] = quotient(shape_of(x), [size for size in target if size != -1])
     return x.reshape(*target)
+
+
+def _may_be_zero(size: Any, shape: tuple[Any, ...], axis: int) -> bool:
+    """Whether a size that varies would keep another axis where it is 0."""
+    return isinstance(size, Expr) and size.lo <= 0 and (axis >= len(shape) or shape[axis] != size)
 
 
 @operator("Flatten", 1, 9, 11, *_VIEWS)
@@ -47,7 +55,7 @@ def _flatten(call: Call, x: Tensor) -> Tensor:
     axis = call["axis"] if call["axis"] >= 0 else call["axis"] + x.ndim
     if not 0 <= axis <= x.ndim:
         raise ValueError(f"axis: expected {-x.ndim} to {x.ndim}, got {call['axis']}")
-    return x.reshape(math.prod(shape_of(x)[:axis]), math.prod(shape_of(x)[axis:]))
+    return x.reshape(plain(math.prod(shape_of(x)[:axis])), plain(math.prod(shape_of(x)[axis:])))
 
 
 @operator("Transpose", 1, *_VIEWS)
@@ -59,6 +67,8 @@ def _transpose(call: Call, x: Tensor) -> Tensor:
 @operator("Squeeze", 1, 11)
 def _squeeze(call: Call, x: Tensor, axes: Array | None = None) -> Tensor:
     if axes is None and call.get("axes") is None:
+        if any(isinstance(size, Expr) and size.lo <= 1 for size in shape_of(x)):
+            raise NeedsNumber(f"axes of size 1 among {list(shape_of(x))}")
         return x.reshape(*[size for size in shape_of(x) if size != 1])
     which = axes_of(call, axes, x.ndim)
     if any(shape_of(x)[axis] != 1 for axis in which):
@@ -80,7 +90,7 @@ def _unsqueeze(call: Call, x: Tensor, axes: Array | None = None) -> Tensor:
 
 @operator("Expand", 8, 13, host=(1,))
 def _expand(_: Call, x: Tensor, shape: Array) -> Tensor:
-    sizes = np.broadcast_shapes(shape_of(x), tuple(numbers(shape)))
+    sizes = broadcast_sizes(shape_of(x), numbers(shape))
     return x.reshape(*[1] * (len(sizes) - x.ndim), *shape_of(x)).expand(*sizes)
 
 
@@ -106,7 +116,20 @@ def _concat(call: Call, *parts: Tensor) -> Tensor:
 @operator("Slice", 10, 11, 13, host=(1, 2, 3, 4))
 @operator("Slice", 1)
 def _slice(call: Call, x: Tensor, *given: Array | None) -> Tensor:
-    return x[slices_of(call, shape_of(x), *given)]
+    cuts = slices_of(call, shape_of(x), *given)
+    return x[tuple(_cut_of(cut, size) for cut, size in zip(cuts, shape_of(x), strict=True))]
+
+
+def _cut_of(cut: slice, size: Any) -> slice:
+    """The slice of an axis whose size or ends vary within its bounds, as ONNX and Python clamp."""
+    if cut == slice(None) or not varies((size, cut.start, cut.stop)):
+        return cut
+    if cut.step != 1:
+        raise NeedsNumber(f"steps: {cut.step}")
+    start, stop = clamped(cut.start, size), clamped(cut.stop, size)
+    if plain(stop - start) != 0 and not at_most(start, stop):
+        return slice(0, 0)
+    return slice(start, stop)
 
 
 def cut(x: Tensor, axis: int, sizes: list[int]) -> tuple[Tensor, ...]:
@@ -236,9 +259,9 @@ def _constant_of_shape(call: Call, shape: Array) -> Any:
     value = call.get("value")
     value = np.zeros(1, np.float32) if value is None else value
     sizes = numbers(shape)
-    if value.size != 1 or min(sizes, default=0) < 0:
+    if value.size != 1 or any(size < 0 for size in sizes):
         raise ValueError(f"input: expected sizes of 0 or more and one value, got {sizes} and {value.size}")
-    if value.dtype.kind in "biu" and math.prod(sizes) <= 1024:
+    if value.dtype.kind in "biu" and not varies(sizes) and math.prod(sizes) <= 1024:
         return np.full(sizes, value.item(), value.dtype)
     dtype = from_numpy_dtype(value.dtype)
     return Tensor.full(tuple(sizes), value.item(), dtype=dtype, device=call.device)
@@ -248,10 +271,20 @@ def _constant_of_shape(call: Call, shape: Array) -> Any:
 def _range(call: Call, start: Array, stop: Array, step: Array) -> Tensor:
     if step.item() == 0:
         raise ValueError("delta: expected a number other than 0, got 0")
+    if varies((start.item(), stop.item(), step.item())):
+        return _range_of_sizes(call, start.item(), stop.item(), step)
     count = max(0, math.ceil((stop.item() - start.item()) / step.item()))
     dtype = from_numpy_dtype(start.dtype)
     wide = dtype if dtype.is_float else from_numpy_dtype(np.dtype(np.int64))
     return (Tensor.arange(count, device=call.device).cast(wide) * step.item() + start.item()).cast(dtype)
+
+
+def _range_of_sizes(call: Call, start: Any, stop: Any, step: Array) -> Tensor:
+    if step.dtype.kind != "i" or step.item() != 1:
+        raise NeedsNumber(f"delta: {step.item()}")
+    count = plain(stop - start) if at_most(start, stop) else 0
+    dtype = from_numpy_dtype(step.dtype)
+    return Tensor.arange(count, device=call.device).cast(dtype) + start
 
 
 @operator("EyeLike", 9, 22)
