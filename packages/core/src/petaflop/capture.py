@@ -18,6 +18,7 @@ from petaflop.device.buffer import Buffer
 from petaflop.errors import JitError
 from petaflop.graph.node import Node, buffer_leaf
 from petaflop.graph.symbolic import Expr, evaluate
+from petaflop.ir.schedule import Slot
 from petaflop.tensor import Tensor
 from petaflop.tensor.base import live_tensors
 
@@ -64,10 +65,13 @@ class Capture:
     overwritten: set[int] = field(default_factory=set)  # slots of given buffers that are written in place
     replay: Replay | None = None
     buffers: list[Any] | None = None
+    changing: list[tuple[int, Slot]] = field(default_factory=list)  # all but temporaries
     values: tuple[int, ...] | None = None
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Whether gradients are there or absent, and tensors of the kind, that the function saw."""
+        if not (self.absent or self.kinds or self.real or self.assigned):
+            return True
         return (
             all((tensor._grad is None) == absent for tensor, absent in self.absent)
             and all(kind.fits(tensor) for tensor, kind in self.kinds)
@@ -98,9 +102,10 @@ def replay(capture: Capture, tensors: Sequence[Tensor]) -> list[Tensor]:
     for slot, (owner, gradient) in capture.given.items():
         tensor = tensors[owner] if isinstance(owner, int) else owner
         given[slot] = _settled(tensor._grad if gradient else tensor).memory()
-    # an argument may matter by its sizes alone
-    memory = (*given.values(), *[tensor._node.buffer for tensor in tensors])
-    bindings = _sizes(prepared.schedule.variables, memory)
+    bindings: dict[Expr, int] = {}
+    if prepared.schedule.variables:  # an argument may matter by its sizes alone
+        memory = (*given.values(), *[tensor._node.buffer for tensor in tensors])
+        bindings = _sizes(prepared.schedule.variables, memory)
     _make_exclusive(capture, tensors, given)
     buffers = _buffers(capture, given, bindings)
     if profile.recorders or config.debug >= 2 or config.check:
@@ -127,7 +132,9 @@ def _sizes(variables: Sequence[Expr], memory: Iterable[Buffer]) -> dict[Expr, in
             if variable in found and bound is None:
                 found[variable] = size
             elif bound not in (None, size):
-                raise JitError(f"jit: expected values computed with {variable}={bound}, got {variable}={size}")
+                raise JitError(
+                    f"jit: expected values computed with {variable}={bound}, got {variable}={size}"
+                )
     return {variable: evaluate(variable, found) for variable in variables}  # type: ignore[arg-type]
 
 
@@ -153,22 +160,23 @@ def _make_exclusive(capture: Capture, tensors: Sequence[Tensor], given: dict[int
 def _buffers(capture: Capture, given: Mapping[int, Buffer], bindings: Mapping[Expr, int]) -> list[Any]:
     """A buffer for each slot; temporaries stay where they were, results are always new."""
     values = tuple(bindings.values())
+    slots = capture.prepared.schedule.slots
     if capture.buffers is None or capture.values != values:
-        capture.buffers = runtime.allocate(capture.prepared, given, bindings, capture.backend)
+        fresh = runtime.allocate(capture.prepared, given, bindings, capture.backend)
         capture.values = values
-        fresh = list(capture.buffers)
-    else:
-        fresh = list(capture.buffers)
-        for number, slot in enumerate(capture.prepared.schedule.slots):
-            if slot.base is not None:
-                fresh[number] = fresh[slot.base]
-            elif slot.given:
-                fresh[number] = given[number]
-            elif slot.kept:
-                fresh[number] = Buffer(capture.backend, evaluate(slot.size, bindings))
-    for number, slot in enumerate(capture.prepared.schedule.slots):
-        if slot.given or slot.kept or slot.base is not None:
-            capture.buffers[number] = None  # keep temporaries alive, nothing else
+        capture.changing = [(n, s) for n, s in enumerate(slots) if s.given or s.kept or s.base is not None]
+        changing = {number for number, _ in capture.changing}
+        # keep temporaries alive, nothing else
+        capture.buffers = [None if number in changing else buffer for number, buffer in enumerate(fresh)]
+        return fresh
+    fresh = capture.buffers.copy()
+    for number, slot in capture.changing:
+        if slot.base is not None:
+            fresh[number] = fresh[slot.base]
+        elif slot.given:
+            fresh[number] = given[number]
+        else:
+            fresh[number] = Buffer(capture.backend, evaluate(slot.size, bindings))
     return fresh
 
 
@@ -199,9 +207,8 @@ def _deliver(
 
     def leaf(node: Node, slot: int) -> Node:
         buffer = buffers[slot]
-        buffer.variables = (
-            {v: bindings[v] for v in bindings} if any(isinstance(d, Expr) for d in node.shape) else {}
-        )
+        if bindings:
+            buffer.variables = dict(bindings) if any(isinstance(d, Expr) for d in node.shape) else {}
         return buffer_leaf(buffer, node.dtype, node.shape, name)
 
     for slot in capture.overwritten:

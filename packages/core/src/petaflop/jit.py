@@ -17,7 +17,7 @@ from petaflop.capture import Capture, replay
 from petaflop.config import config
 from petaflop.guards import Guards
 from petaflop.reach import guards_of
-from petaflop.structure import flatten, unflatten
+from petaflop.structure import flatten_call, unflatten
 from petaflop.tensor import Tensor
 from petaflop.tensor.mode import grad_enabled
 from petaflop.tensor.precision import autocast_dtype
@@ -50,7 +50,7 @@ class Jit(Generic[Parameters, Result]):
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
         objects: list[Any] = []
-        structure = flatten((args, kwargs), tensors, "arguments", objects)
+        structure = flatten_call(args, kwargs, tensors, objects)
         kinds = tuple([(t.shape, t.dtype, t.device, t.requires_grad, t._grad is None) for t in tensors])
         key = (structure, kinds, grad_enabled(), autocast_dtype(), config.fuse)
         with runtime.lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from petaflop.errors import JitError
 from petaflop.tensor import Tensor
 
-__all__ = ["flatten", "unflatten"]
+__all__ = ["flatten", "flatten_call", "unflatten"]
 
 _PLAIN = (int, bool, str, type(None))
 _TRUSTED = frozenset((*sys.stdlib_module_names, "builtins", "petaflop"))  # their objects equal by value
@@ -40,6 +41,21 @@ def flatten(value: Any, tensors: list[Tensor], where: str, objects: list[Any] | 
     those. Objects are added to `objects`, and without that list must be hashable themselves.
     """
     return _Flattening(tensors, where, objects).of(value)
+
+
+def flatten_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], objects: list[Any]
+) -> Any:
+    """`flatten` of (args, kwargs), soon done where they are different tensors and nothing else."""
+    if not kwargs and all(type(arg) is Tensor for arg in args) and len(set(map(id, args))) == len(args):
+        tensors += args
+        return _call_of(len(args))
+    return flatten((args, kwargs), tensors, "arguments", objects)
+
+
+@functools.cache
+def _call_of(count: int) -> Any:
+    return (tuple, ((tuple, tuple(map(_Slot, range(count)))), (dict, ())))
 
 
 class _Flattening:

@@ -169,9 +169,7 @@ class Dimensions:
         for name, (left, right) in sums.items():
             dims[name] = dims[left] + (dims[right] if isinstance(right, str) else right)
         shapes = tuple(
-            tuple(
-                dims[size] if isinstance(size, str) else -1 if size is None else size for size in shape
-            )
+            tuple(dims[size] if isinstance(size, str) else -1 if size is None else size for size in shape)
             for shape in self._shapes
         )
         return _Form(dims, shapes)

@@ -186,7 +186,6 @@ class _Run:
             Tensor.realize(*lazy)
         return dict(zip(self._results, outputs, strict=True))
 
-
     def _replayed(self, given: Sequence[Any]) -> Iterable[Any]:
         if self._dimensions is None or is_recording():
             return self._captured(*given)
