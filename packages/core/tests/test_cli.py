@@ -434,6 +434,16 @@ def test_plugins_reports_dead_words(offers: Offers, capsys: pytest.CaptureFixtur
     assert "'petaflop-chp' matches no plugin" in capsys.readouterr().err
 
 
+def test_plugins_reports_tools_that_are_none(offers: Offers, capsys: pytest.CaptureFixture[str]) -> None:
+    offers.add("petaflop-watch", name="watch", group="petaflop.tools.v1")
+    with overrides(tools=("watch", "nope", "reference")):
+        assert call("plugins") == 0
+        error = capsys.readouterr().err
+        assert call("plugins", "--json") == 0
+    assert error == "PETAFLOP_TOOLS: 'nope' matches no tool\nPETAFLOP_TOOLS: 'reference' matches no tool\n"
+    assert json.loads(capsys.readouterr().out)["unmatched_tools"] == ["nope", "reference"]
+
+
 HEAD = (
     "from petaflop.errors import DeviceError\nfrom petaflop.plugins.hookspecs import hookimpl\n"
     "@hookimpl\ndef petaflop_backend(name):\n"
