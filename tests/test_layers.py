@@ -22,6 +22,7 @@ LAYERS = (
     "capture guards loads structure",
     "tensor",
     "realize plugin_api",
+    "checking",
     "compiler",
     "schedule codegen render device",
     "plugins",

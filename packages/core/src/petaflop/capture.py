@@ -63,6 +63,7 @@ class Capture:
     kinds: list[tuple[Tensor, Kind]] = field(default_factory=list)  # of closed-over tensors
     real: dict[int, Tensor] = field(default_factory=dict)  # arguments, closed over as well and written
     overwritten: set[int] = field(default_factory=set)  # slots of given buffers that are written in place
+    lines: Sequence[Sequence[str]] = ()  # of the user's code, by step, where PETAFLOP_CHECK was set
     replay: Replay | None = None
     buffers: list[Any] | None = None
     changing: list[tuple[int, Slot]] = field(default_factory=list)  # all but temporaries
@@ -109,7 +110,7 @@ def replay(capture: Capture, tensors: Sequence[Tensor]) -> list[Tensor]:
     _make_exclusive(capture, tensors, given)
     buffers = _buffers(capture, given, bindings)
     if profile.recorders or config.debug >= 2 or config.check:
-        runtime.run(prepared, buffers, bindings, backend)
+        runtime.run(prepared, buffers, bindings, backend, capture.lines)
     else:
         _launch(capture, buffers, tuple(bindings.values()))
     return _deliver(capture, buffers, tensors, bindings)

@@ -46,7 +46,7 @@ class Jit(Generic[Parameters, Result]):
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        if runtime.is_deferred():  # inside another capture: part of that
+        if runtime.is_deferred() or config.check == "index":  # inside another capture it is part of that
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
         objects: list[Any] = []

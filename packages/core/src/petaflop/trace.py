@@ -13,6 +13,8 @@ from typing import Any
 
 from petaflop import realize as runtime
 from petaflop.capture import Capture, Kind, Owner
+from petaflop.checking import lines_of
+from petaflop.config import config
 from petaflop.device.backend import Backend
 from petaflop.device.registry import default_device, get_backend, opened_devices
 from petaflop.errors import JitError
@@ -191,6 +193,8 @@ class _Traced:
         capture.assigned = [(t, node, slots[node]) for t, node in assigned]
         capture.gradients = [(t, node, slots[node] if node is not None else -1) for t, node in grads]
         self._expect(capture)
+        if config.check:
+            capture.lines = lines_of(capture.prepared.schedule, order)
         return capture
 
     def _owners(self) -> dict[Node, tuple[Tensor, bool]]:

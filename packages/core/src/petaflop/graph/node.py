@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from petaflop.config import config
 from petaflop.dtype import DType, bool_, int32
-from petaflop.errors import DeviceError, DTypeError, GradientError, ShapeError
+from petaflop.errors import DeviceError, DTypeError, GradientError, ShapeError, user_line
 from petaflop.graph.ops import SPEC, VIEWS, Op
 from petaflop.graph.symbolic import Dim, Expr, product
 
@@ -34,6 +35,7 @@ __all__ = [
     "duplicate",
     "gather",
     "iota",
+    "origins",
     "own_leaf",
     "read_sources",
     "realize",
@@ -104,6 +106,8 @@ class Node:
 
 
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
+# the user's line that built a node first; only while PETAFLOP_CHECK is set, since looking is slow
+origins: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
 
 
 def _node(
@@ -113,6 +117,8 @@ def _node(
     found = _table.get(key)
     if found is None:
         found = _table.setdefault(key, _new(op, sources, arg, dtype, shape, device))
+        if config.check:
+            origins[found] = user_line()
     return found
 
 

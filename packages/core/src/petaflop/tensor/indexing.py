@@ -152,6 +152,7 @@ class Indexing(Random):
         if not item.dtype.is_integer:
             raise IndexRangeError(f"index: expected integers or bool, got {item.dtype}")
         index = item.detach()
+        self._expect_indices("index", index, axis, least=None)
         wide = index.cast(int64 if index.dtype.itemsize == 8 else int32)
         return (wide < 0).where(wide + wide._wrap(size_node(size, ())), wide)
 
