@@ -127,7 +127,9 @@ def _sizes(variables: Sequence[Expr], memory: Iterable[Buffer]) -> dict[Expr, in
             if variable in found and bound is None:
                 found[variable] = size
             elif bound not in (None, size):
-                raise JitError(f"jit: expected values computed with {variable}={bound}, got {variable}={size}")
+                raise JitError(
+                    f"jit: expected values computed with {variable}={bound}, got {variable}={size}"
+                )
     return {variable: evaluate(variable, found) for variable in variables}  # type: ignore[arg-type]
 
 

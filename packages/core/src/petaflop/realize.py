@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _MAX_CACHED = 4096
+_MOST_SIZES = 64  # memory plans kept of one schedule
 lock = threading.RLock()  # graphs may be built by many threads; they are computed one at a time
 
 
@@ -246,6 +247,8 @@ def allocate(
         from petaflop.schedule.memory import plan_memory
 
         plan = prepared.arenas[values] = plan_memory(schedule, bindings)
+        if len(prepared.arenas) > _MOST_SIZES:
+            del prepared.arenas[next(iter(prepared.arenas))]
     offsets, total = plan
     arena = Buffer(backend, total) if total else None
     buffers: list[Any] = []

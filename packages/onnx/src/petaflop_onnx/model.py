@@ -135,8 +135,8 @@ class Model:
             steps = _bake(self._path, steps, known, self._device, self._fates)
         rest = [spec for spec in self.inputs if spec.name not in fixed]
         names, results = [spec.name for spec in rest], [spec.name for spec in self.outputs]
-        may_vary = not self._stepwise and not any(map(_is_spatial, steps))
-        dimensions = Dimensions(rest) if may_vary and any(map(_has_names, rest)) else None
+        as_numbers = self._stepwise or not _may_vary(rest) or any(map(_is_spatial, steps))
+        dimensions = None if as_numbers else Dimensions(rest)
         return _Run(
             self._path, self._device, steps, known, names, results, self._stepwise, self._fates, dimensions
         )
@@ -182,7 +182,6 @@ class _Run:
         if lazy:
             Tensor.realize(*lazy)
         return dict(zip(self._results, outputs, strict=True))
-
 
     def _replayed(self, given: Sequence[Any]) -> Iterable[Any]:
         if self._dimensions is None or is_recording():
@@ -230,8 +229,10 @@ def _is_spatial(step: Step) -> bool:
     return kind in _SPATIAL or "Conv" in step.row.name or any(map(_is_spatial, inside))
 
 
-def _has_names(spec: ValueSpec) -> bool:
-    return any(isinstance(size, str) for size in spec.shape or ())
+def _may_vary(specs: Sequence[ValueSpec]) -> bool:
+    """Whether sizes of these inputs may differ from call to call, at ranks that do not."""
+    ranked = all(spec.shape is not None for spec in specs)
+    return ranked and any(not isinstance(size, int) for spec in specs for size in spec.shape or ())
 
 
 def _needed(steps: Sequence[Step], outputs: Iterable[str]) -> tuple[Step, ...]:

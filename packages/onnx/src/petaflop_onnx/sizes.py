@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from petaflop import Tensor
-from petaflop.plugin_api import Dim, Expr
+from petaflop.plugin_api import Dim, Expr, Op
 from petaflop_onnx.host import FOLD, normalize_axis
 from petaflop_onnx.table import Call
 from petaflop_onnx.tensors import DTYPES
@@ -105,6 +105,8 @@ def at_most(a: Dim, b: Dim) -> bool:
         return False
     if isinstance(a, Expr) and not a.args and isinstance(b, int):
         raise NeedsBound(a, b)
+    if isinstance(a, Expr) and a.op is Op.DIV and a.lo >= 0 and _compared(a.args[0], b)[1] <= 0:
+        return True  # a part is no more than the whole
     raise NeedsNumber(f"{a} <= {b}")
 
 
