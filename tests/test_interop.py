@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import array
 import gc
+import pickle
 import sys
+import weakref
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from petaflop import nn
 from petaflop.dtype import DTYPES
 from petaflop.errors import PetaflopError
 from petaflop.tensor import Tensor, no_grad
@@ -75,6 +78,30 @@ def test_from_numpy_copies_what_it_cannot_borrow(make: Any, device: str | None) 
     np.testing.assert_array_equal(t.numpy(), x)
     t = t * 2
     np.testing.assert_array_equal(t.numpy(), x * np.float32(2))
+
+
+@every_device
+def test_sharing_ends_with_a_write_that_a_view_must_not_see(device: str | None) -> None:
+    x = np.arange(4, dtype=np.float32)
+    t = Tensor.from_numpy(x, device)
+    t[:] = 3.0
+    t.realize()
+    assert x.tolist() == [3] * 4
+    view = t[:2]
+    t[:] = 4.0
+    assert (t.tolist(), view.tolist(), x.tolist()) == ([4] * 4, [3] * 2, [3] * 4)
+    x[:] = 7
+    assert t.tolist() == [4] * 4
+
+
+@every_device
+def test_a_read_only_array_is_never_written(device: str | None) -> None:
+    x = np.arange(4, dtype=np.float32)
+    x.flags.writeable = False
+    t = Tensor.from_numpy(x, device)
+    assert address(t.data()) != address(x)
+    t[:] = 9.0
+    assert t.tolist() == [9] * 4 and x.tolist() == [0, 1, 2, 3]
 
 
 def test_borrowed_memory_is_kept_alive() -> None:
@@ -216,8 +243,113 @@ def test_narrow_floats() -> None:
     t = Tensor(x)
     assert t.dtype.name == "bfloat16" and t.numpy().dtype == ml_dtypes.bfloat16
     assert np.asarray(t, copy=False).tobytes() == x.tobytes() and Tensor.from_numpy(x).tolist() == x.tolist()
-    with pytest.raises((BufferError, TypeError)):
+    with pytest.raises((BufferError, TypeError, RuntimeError)):
         np.from_dlpack(t)  # NumPy has no dtype for it
+    with pytest.raises(TypeError, match=r"^data: expected .+ bitcast it to uint16 first"):
+        t.data()
+    assert t.bitcast("uint16").data().tolist() == x.view(np.uint16).tolist()
+
+
+NARROW = {
+    "bfloat16": torch.bfloat16,
+    "float8_e4m3": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+}
+
+
+@every_device
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_floats_to_torch_and_back(name: str, device: str | None) -> None:
+    source = torch.arange(6.0).reshape(2, 3).to(NARROW[name])
+    t = Tensor.from_dlpack(source, device)
+    assert t.dtype is DTYPES[name] and t.tolist() == [[0, 1, 2], [3, 4, 5]]
+    there = torch.from_dlpack(t)
+    assert there.dtype is source.dtype and there.data_ptr() == source.data_ptr()  # no copy, either way
+    assert torch.equal(there.float(), source.float())
+    old = torch.from_dlpack(_Old(t))
+    assert old.dtype is source.dtype and old.data_ptr() != source.data_ptr()
+    copied = Tensor(source, device=device)
+    assert Tensor.from_dlpack(source.T, device).tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert Tensor(source.T, device=device).tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert Tensor.from_dlpack(source[0, 0], device).shape == ()
+    assert Tensor.from_dlpack(source[:0], device).shape == (0, 3)
+    source.fill_(2)
+    assert t.tolist() == [[2] * 3] * 2 and copied.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert copied.dtype is DTYPES[name] and Tensor(source, "float32", device).tolist() == [[2] * 3] * 2
+    again = torch.from_dlpack(Tensor.from_dlpack(t, device))
+    assert again.dtype is source.dtype and torch.equal(again.float(), source.float())
+
+
+@every_device
+def test_narrow_floats_outlive_their_makers(device: str | None) -> None:
+    views, tensors = [], []
+    for value in range(8):
+        views.append(torch.from_dlpack(Tensor.full((4096,), float(value), "bfloat16", device) + 0))
+        tensors.append(Tensor.from_dlpack(torch.full((4096,), float(value), dtype=torch.bfloat16), device))
+    gc.collect()
+    fresh = [torch.full((4096,), -1.0, dtype=torch.bfloat16) for _ in range(20)]
+    fresh += [torch.from_dlpack(Tensor.full((4096,), -1.0, "bfloat16", device) * 2) for _ in range(20)]
+    for value in range(8):
+        assert views[value].tolist() == tensors[value].tolist() == [value] * 4096
+    released = weakref.ref(owner := np.zeros(4096, ml_dtypes.bfloat16))
+    t = Tensor.from_numpy(owner, device)
+    there = torch.from_dlpack(t)
+    del owner, t
+    gc.collect()
+    assert released() is not None and len(fresh) == 40  # torch's view holds the tensor, and that the array
+    del there
+    gc.collect()
+    assert released() is None
+
+
+def test_dlpack_refuses_what_it_cannot_take() -> None:
+    for odd in (torch.ones(2).to(torch.float8_e4m3fnuz), torch.ones(2, dtype=torch.complex64)):
+        for make in (Tensor.from_dlpack, Tensor):
+            with pytest.raises(TypeError, match=r"expected .+, got .+") as caught:
+                make(odd)
+            assert isinstance(caught.value, PetaflopError)
+
+    class Elsewhere:
+        def __dlpack__(self, **options: Any) -> Any:
+            raise AssertionError("never asked")
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return (2, 1)
+
+    with pytest.raises(ValueError, match=r"^from_dlpack: expected host memory, got device \(2, 1\); copy it"):
+        Tensor.from_dlpack(Elsewhere())
+
+
+@every_device
+@pytest.mark.parametrize("name", list(DTYPES))
+def test_pickles_hold_values(name: str, device: str | None) -> None:
+    x = sample(name, 2, 3)
+    made = {"plain": Tensor(x, device=device), "view": Tensor(x, device=device).T, "empty": Tensor(x[:0])}
+    made |= {"lazy": Tensor(x, device=device) + 0, "scalar": Tensor(x, device=device)[0, 0]}
+    for protocol in (2, pickle.HIGHEST_PROTOCOL):
+        found = pickle.loads(pickle.dumps(made, protocol))
+        for key, t in made.items():
+            same = found[key]
+            assert (same.dtype, same.shape, same.device) == (t.dtype, t.shape, t.device)
+            assert same.numpy().tobytes() == t.numpy().tobytes()
+
+
+def test_a_pickled_tensor_has_no_history() -> None:
+    leaf = Tensor([2.0], requires_grad=True)
+    result = (leaf * 3).sum()
+    result.backward()
+    for t in (leaf, result):
+        same = pickle.loads(pickle.dumps(t))
+        assert same.requires_grad and same.is_leaf and same.grad is None
+        assert same.tolist() == t.tolist()
+    assert not pickle.loads(pickle.dumps(leaf.detach())).requires_grad
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm2d(3))
+    again = pickle.loads(pickle.dumps(model))
+    for (name, mine), (other, theirs) in zip(
+        model.state_dict().items(), again.state_dict().items(), strict=True
+    ):
+        assert name == other and mine.tolist() == theirs.tolist() and mine is not theirs
+    assert [p.requires_grad for p in again.parameters()] == [True] * 4
 
 
 def test_of_torch_and_lists() -> None:

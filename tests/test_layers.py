@@ -17,17 +17,19 @@ CORE = Path(__file__).resolve().parent.parent / "packages" / "core" / "src" / "p
 LAYERS = (
     "petaflop __main__ cli",
     "nn optim state jit amp function",
-    "trace recording",
-    "capture guards structure",
+    "trace recording reach",
+    "impure",
+    "capture guards loads structure",
     "tensor",
     "realize plugin_api",
+    "checking",
     "compiler",
     "schedule codegen render device",
     "plugins",
     "ir device.backend device.buffer",
     "graph",
     "profile debug report",
-    "dtype config",
+    "dtype config replacing",
     "errors",
 )
 RANK = {unit: -row for row, units in enumerate(LAYERS) for unit in units.split()}

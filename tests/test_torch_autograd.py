@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch_case import normal, refuse, second_order
 
+from petaflop import grad
 from petaflop.tensor import Tensor, no_grad
 
 X, Y = normal(2, 3), normal(2, 3, seed=2)
@@ -47,6 +48,11 @@ SECOND: dict[str, Case] = {
         (X, Y),
     ),
     "clamp": (lambda x: x.clamp(-0.5, 0.5) * x, None, (X,)),
+    "abs": (lambda x: x.abs(), None, (X,)),
+    "relu": (lambda x: x.relu(), None, (X,)),
+    "relu-mul": (lambda x, y: x.relu() * y, None, (X, Y)),
+    "avg_pool2d-alone": (lambda x: x.avg_pool2d(2), lambda x: F.avg_pool2d(x, 2), (IMAGE,)),
+    "max_pool2d-alone": (lambda x: x.max_pool2d(2), lambda x: F.max_pool2d(x, 2), (IMAGE,)),
     "sum": (lambda x: x.sum(-1) ** 2, None, (X,)),
     "prod": (lambda x: x.prod(-1), None, (X,)),
     "mean-var": (lambda x: x.mean(0) * x.var(0), None, (X,)),
@@ -111,6 +117,28 @@ SECOND: dict[str, Case] = {
 def test_second_order(name: str) -> None:
     mine, theirs, arrays = SECOND[name]
     second_order(mine, *arrays, theirs=theirs)
+
+
+def test_a_gradient_that_is_constant_has_gradients_of_zero() -> None:
+    x, y, unused = (Tensor([3.0, -2.0], requires_grad=True) for _ in range(3))
+    for function in (lambda x: x.abs(), lambda x: x * 2, lambda x: x.floor(), lambda x: x.relu() * y):
+        (first,) = function(x).sum().gradient(x)
+        assert first.realize().sum().gradient(x)[0].tolist() == [0, 0]
+        assert grad(lambda x, f=function: grad(lambda z: f(z).sum())(x).sum())(x).tolist() == [0, 0]
+        first.sum().backward()
+        assert x.grad is not None and x.grad.tolist() == [0, 0]
+        refuse(lambda x, part=first: part.sum().gradient(unused), X, kind=RuntimeError)
+    x.grad = None
+    x.abs().sum().backward(create_graph=True)
+    x.grad.sum().backward()
+    assert x.grad.tolist() == [1, -1]
+    late = Tensor([1.0])
+    made = (late * 2).sum()
+    late.requires_grad_()
+    refuse(lambda x: made.gradient(late), X, kind=RuntimeError)
+    made = x.abs().sum()
+    with no_grad():
+        assert not made.gradient(x)[0].requires_grad
 
 
 def test_third_order() -> None:

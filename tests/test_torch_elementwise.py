@@ -49,6 +49,28 @@ def test_unary_integers(name: str) -> None:
         check(operator.methodcaller(name), integers(dtype))
 
 
+@pytest.mark.parametrize("decimals", [1, 2, -1, -2, 5])
+def test_round_to_decimals(decimals: int) -> None:
+    values = [1.2345, -2.5, 250.0, 0.125, -0.0, 1234.0, -350.0, 0.375, float("inf"), float("nan")]
+    for dtype in ("float32", "float64"):
+        check(lambda x: x.round(decimals=decimals), as_dtype(values, dtype), native=True)
+    for dtype in ("float16", "bfloat16"):
+        x = as_dtype(values[:-2], dtype)
+        wanted = torch.tensor(x.astype(np.float32)).round(decimals=decimals)
+        found = Tensor(x).round(decimals=decimals)
+        assert found.dtype.name == dtype
+        np.testing.assert_array_equal(found.numpy(), as_dtype(wanted.numpy(), dtype))
+
+
+def test_round_beyond_the_range() -> None:
+    x = Tensor([1e30, -1e-30, 2.5, float("inf")])
+    for decimals in (10, 60):  # every float32 of this size is a multiple of it already
+        assert x[:1].round(decimals=decimals).tolist() == x[:1].tolist()
+    assert x[1:3].round(decimals=-60).tolist() == [0, 0]
+    assert round(Tensor(2.678), 2).item() == np.float32(2.68)
+    assert round(Tensor(2.678)).item() == 3
+
+
 # ---- two operands ----
 
 Pair = tuple[Callable[..., Any], Callable[..., Any] | None]
@@ -253,6 +275,7 @@ def test_broadcasting(shapes: Any) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[..., Any], list[Any]]] = {
+    "decimals-of-integers": (lambda a: a.round(decimals=1), [np.ones(3, np.int32)]),
     "shapes": (lambda a, b: a + b, [np.ones(3, np.float32), np.ones(4, np.float32)]),
     "clamp-nothing": (lambda a: a.clamp(), [np.ones(3, np.float32)]),
     "negative-power": (lambda a: a**-1, [np.ones(3, np.int32)]),

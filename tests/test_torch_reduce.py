@@ -168,6 +168,7 @@ SAME: dict[str, Case] = {
     "sum-int8": (lambda x: x.sum(-1, dtype="int8"), lambda x: x.sum(-1, dtype=torch.int8)),
     "mean-dtype": (lambda x: x.mean(-1, dtype="float32"), lambda x: x.mean(-1, dtype=torch.float32)),
 }
+PRODUCTS = ("prod", "cumprod")  # int64 in both, also of narrower integers
 INDICES = ("argmax", "argmin", "cummax", "cummin", "sort", "sort-down")
 # where ours takes more than torch, or gives the truth of every dtype as bool
 MORE = {
@@ -191,6 +192,7 @@ def test_dtypes(name: str) -> None:
         options: dict[str, Any] = {
             "atol": 1e-3 if dtype in HALVES else 1e-6,
             "gradients": name not in UNORDERED,
+            "index": False if name in PRODUCTS else None,
         }
         if dtype == "int64" and name in INDICES:  # the values are int64 in both, the indices int32 in ours
             check(
@@ -246,7 +248,51 @@ def test_halves_are_accumulated_in_float32(device: str) -> None:
         assert (x @ x.T).numpy().tolist() == [[wanted] * 2] * 2
 
 
+@on_devices
+def test_products_that_leave_32_bits(device: str) -> None:
+    for dtype in (*INTEGERS, "bool"):
+        x = np.full((2, 9), 1 if dtype == "bool" else 100).astype(dtype)
+        check(lambda x: (x.prod(-1), x.prod(), x.cumprod(-1)), x, device=device, index=False)
+    for dtype, wanted in (("uint16", "int64"), ("uint32", "int64"), ("uint64", "uint64")):
+        x = Tensor(np.full(9, 100, dtype), device=device)
+        for product in (x.prod(), x.cumprod()[-1]):
+            assert product.dtype.name == wanted and product.item() == 10**18
+
+
+MOMENTS = ("var", "std", "var_mean", "std_mean")
+SPELLINGS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    ((), {"unbiased": False}),
+    ((), {"unbiased": True}),
+    ((0,), {"unbiased": False}),
+    ((0, False), {}),
+    ((0, True, True), {}),
+    ((False,), {}),
+    ((True,), {}),
+    ((), {"dim": -1, "unbiased": False, "keepdim": True}),
+    ((None,), {"correction": 0}),
+    ((), {"unbiased": True, "correction": 1}),
+]
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+@pytest.mark.parametrize(("words", "options"), SPELLINGS, ids=str)
+def test_moments_as_torch_spells_them(name: str, words: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def theirs(x: Any) -> Any:
+        found = getattr(torch, name)(x, *words, **options)
+        return found if name in ("var", "std") else tuple(found)
+
+    check(lambda x: getattr(x, name)(*words, **options), X, theirs=theirs, atol=1e-6)
+
+
 REFUSED: dict[str, tuple[Callable[..., Any], Any]] = {
+    "axis-twice-of-a-scalar": (lambda x: x.sum((0, 0)), np.array(3, np.float32)),
+    "axis-twice-of-a-scalar-by-sign": (lambda x: x.sum((0, -1)), np.array(3, np.float32)),
+    "softmax-of-a-scalar": (lambda x: x.softmax(1), np.array(3, np.float32)),
+    "softmin-of-a-scalar": (
+        lambda x: F.softmin(x, 1) if isinstance(x, torch.Tensor) else x.softmin(1),
+        np.array(3, np.float32),
+    ),
+    "log_softmax-of-a-scalar": (lambda x: x.log_softmax(-2), np.array(3, np.float32)),
     "axis": (lambda x: x.sum(3), X),
     "axis-negative": (lambda x: x.sum(-4), X),
     "axis-twice": (lambda x: x.sum((0, 0)), X),

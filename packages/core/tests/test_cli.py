@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -307,6 +308,16 @@ def test_bad_arguments(
     ]
 
 
+def test_output_goes_to_regular_files_only(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("run", toy / "model.toy", "--input", f"x={toy}/x.npy", "--output")
+    os.mkfifo(toy / "pipe.npz")
+    refuses(capsys, *words, toy / "pipe.npz", says=("--output", "regular file", "pipe"))
+    assert stat.S_ISFIFO(os.stat(toy / "pipe.npz").st_mode)
+    (toy / "link.npz").symlink_to("real.npz")
+    assert call(*words, toy / "link.npz") == 0
+    assert (toy / "link.npz").is_symlink() and (toy / "real.npz").is_file()
+
+
 def test_bad_model(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (toy / "model.toy").write_bytes(b"bad")
     error = refuses(capsys, "run", toy / "model.toy", says=("FileFormatError", "model.toy", "header"))
@@ -421,6 +432,16 @@ def test_plugins_reports_dead_words(offers: Offers, capsys: pytest.CaptureFixtur
     with overrides(disable_plugins=("petaflop-chp",)):
         assert call("plugins") == 0
     assert "'petaflop-chp' matches no plugin" in capsys.readouterr().err
+
+
+def test_plugins_reports_tools_that_are_none(offers: Offers, capsys: pytest.CaptureFixture[str]) -> None:
+    offers.add("petaflop-watch", name="watch", group="petaflop.tools.v1")
+    with overrides(tools=("watch", "nope", "reference")):
+        assert call("plugins") == 0
+        error = capsys.readouterr().err
+        assert call("plugins", "--json") == 0
+    assert error == "PETAFLOP_TOOLS: 'nope' matches no tool\nPETAFLOP_TOOLS: 'reference' matches no tool\n"
+    assert json.loads(capsys.readouterr().out)["unmatched_tools"] == ["nope", "reference"]
 
 
 HEAD = (

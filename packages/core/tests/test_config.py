@@ -35,7 +35,7 @@ BAD = [
     ("PETAFLOP_DEBUG", "abc", "a number of 0 or more"),
     ("PETAFLOP_DEBUG", "-1", "a number of 0 or more"),
     ("PETAFLOP_THREADS", "1.5", "a number of 0 or more"),
-    ("PETAFLOP_CHECK", "inf", "nan"),
+    ("PETAFLOP_CHECK", "inf", "nan or index"),
 ]
 
 

@@ -72,6 +72,33 @@ def test_what_is_not_the_fault_of_a_plugin_is_not_remembered(
         ("METADATA", b"Name: petaflop-chip\nVersion: \x1b[31m\n\n", "available", "petaflop-chip"),
         ("entry_points.txt", b"[petaflop.backends.v1]\nchip = \xff\xfe\n", "broken", "petaflop-chip"),
         ("entry_points.txt", b"[petaflop.backends.v1]\nchip", "broken", "petaflop-chip"),
+        (
+            "entry_points.txt",
+            b"petaflop.backends.v1\nchip = petaflop_chip_plugin\n",
+            "broken",
+            "petaflop-chip",
+        ),
+        (
+            "entry_points.txt",
+            b"[petaflop.backends.v1\nchip = petaflop_chip_plugin\n",
+            "broken",
+            "petaflop-chip",
+        ),
+        ("entry_points.txt", b'{"petaflop": {"backends": "chip"}}', "broken", "petaflop-chip"),
+        ("entry_points.txt", b"\x00\x01\x02 no text at all", "broken", "petaflop-chip"),
+        (
+            "entry_points.txt",
+            "[petaflop.backends.v1]\nchip = x\n".encode("utf-16"),
+            "broken",
+            "petaflop-chip",
+        ),
+        ("entry_points.txt", b"\xef\xbb\xbf[petaflop.backends.v1]\nchip = x\n", "broken", "petaflop-chip"),
+        (
+            "entry_points.txt",
+            b"# by hand\n\n[petaflop.backends.v1]\nchip = petaflop_chip_plugin\n",
+            "available",
+            "petaflop-chip",
+        ),
     ],
 )
 def test_metadata(
@@ -83,6 +110,8 @@ def test_metadata(
     manager = PluginManager()
     (found,) = [plugin for plugin in manager.plugins() if plugin.package == package]
     assert found.status == status
+    assert main(["plugins", "--strict"]) == (status == "broken")
+    assert package in capsys.readouterr().out
     assert manager.get("backend", "other").name == "other"
     if status == "available":
         assert manager.get("backend", "chip").name == "chip"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from petaflop import nn
+from petaflop import nn, profile
+from petaflop.cli.files import check_writable, write_atomically, write_npz
 from petaflop.dtype import DTYPES
 from petaflop.errors import ArgumentError, ArgumentTypeError, FileFormatError, ShapeError
 from petaflop.state import (
@@ -134,6 +136,73 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         safe_load(tmp_path / "pipe")
     with pytest.raises(ArgumentTypeError, match="'x': int"):
         safe_save({"x": 3}, tmp_path / "x")
+
+
+SPECIAL = ["pipe", "folder", "device"]
+
+
+def special(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Something that is no regular file; the device is one by its mode alone."""
+    path = folder / f"{kind}.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"device")
+        real = os.stat
+
+        def as_device(name: Any, *arguments: Any, **options: Any) -> Any:
+            found = real(name, *arguments, **options)
+            if isinstance(name, int) or os.fspath(name) != os.fspath(path):
+                return found
+            return os.stat_result((stat.S_IFCHR | 0o666, *found[1:]))
+
+        monkeypatch.setattr(os, "stat", as_device)
+    return path
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("through", [False, True])
+def test_only_regular_files_are_replaced(
+    kind: str, through: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = special(kind, tmp_path, monkeypatch)
+    before = target.lstat()
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    path = link if through else target
+    with profile.profile() as profiled:
+        Tensor([1.0]).realize()
+    for write in (
+        lambda: safe_save({"a": Tensor([1.0])}, path),
+        lambda: write_npz(path, {"a": np.ones(2)}),
+        lambda: write_atomically(path, b"text"),
+        lambda: profiled.save_trace(path),
+    ):
+        with pytest.raises(ArgumentError, match=r"expected a regular file to write, got the (device|folder)"):
+            write()
+    with pytest.raises(ArgumentError, match=r"^--output: expected a regular file"):
+        check_writable(path, "--output")
+    after = target.lstat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([target.name, "link"])
+
+
+def test_a_link_is_kept_and_its_file_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    target, link = tmp_path / "folder" / "weights", tmp_path / "link"
+    link.symlink_to(Path("folder") / "weights")
+    for value in (1.0, 2.0):  # it dangles at first
+        safe_save({"a": Tensor([value])}, link)
+        assert link.is_symlink() and not target.is_symlink()
+        assert safe_load(target)["a"].tolist() == [value]
+    target.chmod(0o600)
+    write_npz(link, {"a": np.ones(2)})
+    assert link.is_symlink() and target.stat().st_mode & 0o777 == 0o600
+    np.testing.assert_array_equal(np.load(target)["a"], np.ones(2))
+    check_writable(link, "--output")
+    assert [p.name for p in target.parent.iterdir()] == ["weights"]
 
 
 def test_any_name_will_do(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_case import Array, assert_close, run_onnxruntime
 
 import petaflop_onnx
-from petaflop.errors import FileFormatError
+from petaflop.errors import ArgumentError, FileFormatError
 from petaflop.profile import profile
 
 _FLOAT, _INT64, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -229,3 +229,33 @@ def test_explain_says_what_became_of_each_node(tmp_path: Path) -> None:
         "scale": "kernel",
         "weigh": "kernel",
     }
+
+
+def test_inputs_of_other_forms_are_checked(tmp_path: Path) -> None:
+    """Sequences are lists, text is text, an optional may be left out."""
+    sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(_FLOAT, [2]))
+    maybe = helper.make_optional_type_proto(helper.make_tensor_type_proto(_FLOAT, [2]))
+    inputs = [helper.make_value_info("s", sequence), helper.make_value_info("o", maybe)]
+    inputs.append(_info("t", TensorProto.STRING, [None]))
+    nodes = [
+        _node("ConcatFromSequence", ["s"], ["y"], axis=0),
+        _node("OptionalHasElement", ["o"], ["has"]),
+        _node("StringConcat", ["t", "t"], ["tt"]),
+    ]
+    outputs = [_info("y", _FLOAT, None), _info("has", _BOOL, []), _info("tt", TensorProto.STRING, [None])]
+    model = _model(nodes, inputs, outputs)
+    model.opset_import[0].version, model.ir_version = 20, 9
+    ours = _load(model, tmp_path)
+    text = np.asarray(["a", "bc"], object)
+    got = ours({"s": [_x(1, 2), _x(3, 4)], "t": text})
+    np.testing.assert_array_equal(got["y"].numpy(), [1, 2, 3, 4])
+    assert not got["has"].item() and got["tt"].tolist() == ["aa", "bcbc"]
+    assert ours({"s": [_x(1, 2)], "o": _x(0, 0), "t": text})["has"].item()
+    for bad, says in (
+        ({"s": _x(1, 2), "t": text}, "input s: expected sequence, got a tensor"),
+        ({"t": text}, "input s: expected sequence, got nothing"),
+        ({"s": [_x(1, 2)], "t": np.asarray([1], object)}, "expected Python strings"),
+        ({"s": [_x(1, 2)], "t": text, "u": text}, "'u'"),
+    ):
+        with pytest.raises(ArgumentError, match=says):
+            ours(bad)

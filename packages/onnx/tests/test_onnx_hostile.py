@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -24,7 +25,7 @@ from petaflop.errors import FileFormatError
 from petaflop_onnx.execute import Execution
 from petaflop_onnx.graph import build
 from petaflop_onnx.reading import read_model
-from petaflop_onnx.values import Constant, Value
+from petaflop_onnx.values import Constant, NeedsValue, Value
 
 _DATA = Path(__file__).parent / "data"
 
@@ -511,8 +512,11 @@ def _try(path: Path) -> str:
         values: dict[str, Value | None] = {
             name: Constant(array, "reference") for name, array in graph.constants.items()
         }
-        values["x"] = Tensor(np.ones((2, 3), np.float32), device="reference")
+        x = Tensor(np.ones((2, 3), np.float32), device="reference")
+        values.update((spec.name, x) for spec in graph.inputs)
         Execution(path, "reference").run(graph.steps, values)
+    except NeedsValue:
+        return "ran"
     except FileFormatError as error:
         assert str(error).startswith(f"{path.name}: ") and "\n" not in str(error)
         return "refused"
@@ -528,6 +532,116 @@ def test_changed_models_run_or_are_refused(tmp_path: Path) -> None:
         with _quick():
             outcomes[_try(path)] += 1
     assert min(outcomes.values()) > 10, outcomes
+
+
+def _nested() -> onnx.ModelProto:
+    """Branches, loops, a function, a sequence, text and 4-bit weights."""
+    node, info = helper.make_node, _info
+    weight = numpy_helper.from_array(np.ones((2, 3), np.float32), "w")
+    then = [node("Mul", ["x", "w"], ["t"])]
+    branches = {
+        "then_branch": helper.make_graph(then, "a", [], [info("t", 2, 3)], [weight]),
+        "else_branch": helper.make_graph([node("Neg", ["x"], ["e"])], "b", [], [info("e", 2, 3)]),
+    }
+    round_ = [node("Add", ["v", "x"], ["u"]), node("Identity", ["go"], ["on"])]
+    given = [info("i", kind=TensorProto.INT64), info("go", kind=TensorProto.BOOL), info("v", 2, 3)]
+    loop = helper.make_graph(round_, "l", given, [info("on", kind=TensorProto.BOOL), info("u", 2, 3)])
+    row = helper.make_graph(
+        [node("Add", ["s", "r"], ["q"])], "s", [info("s", 3), info("r", 3)], [info("q", 3)]
+    )
+    opsets = [helper.make_opsetid("", 25), helper.make_opsetid("local", 1)]
+    function = helper.make_function("local", "F", ["a"], ["b"], [node("Relu", ["a"], ["b"])], opsets)
+    nodes = [
+        node("If", ["c"], ["y0"], **branches),
+        node("Loop", ["n", "", "y0"], ["y1"], body=loop),
+        node("Scan", ["z", "y1"], ["last"], body=row, num_scan_inputs=1),
+        node("SequenceConstruct", ["y1", "x"], ["both"]),
+        node("SequenceAt", ["both", "one"], ["y2"]),
+        node("F", ["y2"], ["y3"], domain="local"),
+        node("DequantizeLinear", ["small", "scale"], ["d"]),
+        node("Add", ["y3", "d"], ["y4"]),
+        node("StringSplit", ["text"], ["parts", "count"], delimiter="."),
+        node("Cast", ["count"], ["counts"], to=TensorProto.FLOAT),
+        node("ReduceSum", ["counts"], ["total"], keepdims=0),
+        node("Add", ["y4", "total"], ["y5"]),
+        node("HannWindow", ["three"], ["window"]),
+        node("Mul", ["y5", "window"], ["y"]),
+    ]
+    arrays = {
+        "c": np.asarray(True),
+        "n": np.asarray(3),
+        "z": np.zeros(3, np.float32),
+        "one": np.asarray(1),
+        "small": np.asarray([[1, -2, 3], [4, 5, -6]], ml_dtypes.int4),
+        "scale": np.asarray(0.5, np.float32),
+        "text": np.asarray(["a.b", "c"], object),
+        "three": np.asarray(3),
+    }
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    outputs = [info("y", 2, 3), info("last", 3)]
+    graph = helper.make_graph(nodes, "g", [info("x", 2, 3)], outputs, weights)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=11, functions=[function])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bytes_changed_in_a_nested_model(tmp_path: Path, seed: int) -> None:
+    """Any byte changed: a result or a typed error, never another."""
+    data, chance, outcomes = _nested().SerializeToString(), random.Random(seed), {"ran": 0, "refused": 0}
+    path = tmp_path / "changed.onnx"
+    path.write_bytes(data)
+    assert _try(path) == "ran"
+    for _ in range(150):
+        changed = bytearray(data)
+        place = chance.randrange(len(data))
+        changed[place] = chance.choice(
+            [0, 1, 0x7F, 0xFF, data[place] ^ 1, data[place] ^ 0x80, chance.randrange(256)]
+        )
+        path.write_bytes(bytes(changed))
+        with _quick():
+            outcomes[_try(path)] += 1
+    assert min(outcomes.values()) > 5, outcomes
+
+
+_BOMBS: dict[str, tuple[str, int, list[np.ndarray], dict[str, object]]] = {
+    "determinant": ("Det", 11, [np.zeros((1 << 10, 1 << 10), np.float32)], {}),
+    "n-grams": (
+        "TfIdfVectorizer",
+        9,
+        [np.zeros(2, np.int64)],
+        {
+            "ngram_counts": [0],
+            "ngram_indexes": [1 << 40],
+            "pool_int64s": [1],
+            "mode": "TF",
+            "max_gram_length": 1,
+            "min_gram_length": 1,
+            "max_skip_count": 0,
+        },
+    ),
+    "regions": (
+        "RoiAlign",
+        16,
+        [
+            np.zeros((1, 1, 4, 4), np.float32),
+            np.asarray([[0, 0, 1e9, 1e9]], np.float32),
+            np.zeros(1, np.int64),
+        ],
+        {},
+    ),
+    "random numbers": ("RandomNormal", 1, [], {"shape": [1 << 20, 1 << 20, 1 << 10]}),
+    "an image": ("ImageDecoder", 20, [np.frombuffer(b"P6 99999 99999 255 ", np.uint8)], {}),
+}
+
+
+@pytest.mark.parametrize("case", _BOMBS)
+def test_bombs_of_one_operator(tmp_path: Path, case: str) -> None:
+    op, opset, arrays, attributes = _BOMBS[case]
+    names = [f"w{k}" for k in range(len(arrays))]
+    node = helper.make_node(op, names, ["y"], name="one", **attributes)
+    weights = [numpy_helper.from_array(array, name) for name, array in zip(names, arrays, strict=True)]
+    graph = helper.make_graph([node], "g", [], [onnx.ValueInfoProto(name="y")], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    _refused_model(tmp_path, model, "node 'one'")
 
 
 def test_an_unsorted_graph_runs(tmp_path: Path) -> None:

@@ -147,18 +147,17 @@ def pairs(dtype: DType) -> tuple[Array, Array]:
 
 _DOMAINS: dict[Op, tuple[tuple[float, float], ...]] = {
     Op.SQRT: ((0, 4), (0, 1e4), (0, 1e30)),
-    Op.EXP2: ((-1, 1), (-20, 20), (-160, 140)),
+    Op.EXP2: ((-1, 1), (-20, 20), (-160, 140), (-1080, 1030)),
     Op.LOG2: ((0, 4), (0.9, 1.1), (0, 1e30), (0, 1e-30)),
-    Op.SIN: ((-4, 4), (-30, 30), (-0.01, 0.01)),
+    Op.SIN: ((-4, 4), (-30, 30), (-0.01, 0.01), (-1e3, 1e3), (-1e6, 1e6), (-1e9, 1e9), (-1e30, 1e30)),
 }
 
 
 def arguments(op: Op, dtype: DType) -> Array:
-    """Awkward and random arguments of a function of one float; angles stay below 30 at level `core`."""
-    values = awkward(dtype)
-    if op is Op.SIN:
-        values = values[~(np.abs(values.astype(np.float64)) > 30) | ~np.isfinite(values.astype(np.float64))]
+    """Awkward and random arguments of a function of one float, and random bits: every exponent counts
+    alike."""
     random = generator(op.value, str(dtype))
     with np.errstate(over="ignore"):
         extra = [random.uniform(low, high, 700).astype(dtype.numpy) for low, high in _DOMAINS[op]]
-    return np.concatenate([values, *extra])
+    bits = random.integers(0, 256, 700 * dtype.itemsize, dtype=np.uint8).view(dtype.numpy)
+    return np.concatenate([awkward(dtype), *extra, bits])

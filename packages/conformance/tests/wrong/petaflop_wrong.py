@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -19,17 +20,19 @@ from petaflop.device.backend import Backend, Capabilities, Launch
 from petaflop.device.reference import ReferenceBackend
 from petaflop.errors import CompileError, DeviceError
 from petaflop.graph.ops import Op
+from petaflop.graph.symbolic import Leaf, topological
 from petaflop.ir.kernel import Kernel
 from petaflop.ir.target import Target
 from petaflop.plugins.hookspecs import hookimpl
 from petaflop.render.llvm import render as render_llvm
 
 Array = np.ndarray[Any, Any]
-_compute, _fold, _load, _cast = (
+_compute, _fold, _load, _cast, _store = (
     reference._compute,
     reference._fold,
     reference._Grid._load,
     reference.cast_array,
+    reference._store,
 )
 
 
@@ -174,6 +177,127 @@ def broadcast_strides_by_one(grid: Any, expr: Any, args: list[Array]) -> Array:
 def cast_wraps(values: Array, dtype: Any) -> Array:
     with np.errstate(all="ignore"):
         return values.astype(dtype.numpy)
+
+
+def sine_is_off_far_away(op: Any, args: list[Array], dtype: Any) -> Array:
+    result = _compute(op, args, dtype)
+    if op is Op.SIN:
+        return np.where(np.abs(args[0].astype(np.float64)) > 1e6, result + dtype.numpy.type(1e-3), result)
+    return result
+
+
+def rounds_twice(values: Array, dtype: Any) -> Array:
+    """Integers become narrow floats by way of float32."""
+    through = values.astype(np.float32) if values.dtype.kind in "iu" and dtype.is_float else values
+    return _cast(through, dtype)
+
+
+def positions_are_cut(values: Array, dtype: Any) -> Array:
+    """Indices are kept in a byte."""
+    cut = values.dtype.kind in "iu" and dtype.name == "index"
+    return _cast(values.astype(np.int8) if cut else values, dtype)
+
+
+# ---- faults in folds: each takes the finished fold and spoils it ----
+
+
+def after_fold(spoil: Callable[[Any, Array, Any], Array]) -> Callable[..., list[Array]]:
+    def fold(r: Any, grid: Any, dims: tuple[int, ...]) -> list[Array]:
+        return [np.asarray(spoil(r, each, (grid, dims))).astype(each.dtype) for each in _fold(r, grid, dims)]
+
+    return fold
+
+
+def maximum_starts_high(r: Any, result: Array, where: Any) -> Array:
+    wide = result.dtype.kind == "i" and result.dtype.itemsize >= 4
+    return np.maximum(result, -(2**30)) if r.op is Op.MAX and wide else result
+
+
+def sum_through_float64(r: Any, result: Array, where: Any) -> Array:
+    grid, dims = where
+    if r.op is not Op.ADD or r.scan or result.dtype != np.int64:
+        return result
+    total = grid.evaluate(r.term).astype(np.float64).sum(axis=dims, keepdims=True)
+    return np.clip(total, -(2.0**63), 2.0**63 - 1024).astype(np.int64)
+
+
+def accumulator_of_half_the_bits(r: Any, result: Array, where: Any) -> Array:
+    return result.astype(np.int32) if r.op is Op.ADD and result.dtype == np.int64 else result
+
+
+def loses_the_tail(r: Any, result: Array, where: Any) -> Array:
+    """A long maximum looks at whole vectors of 16 alone."""
+    grid, dims = where
+    term = grid.evaluate(r.term)
+    if r.op is not Op.MAX or r.scan or term.ndim <= dims[-1] or term.shape[dims[-1]] < 4096:
+        return result
+    whole = term.shape[dims[-1]] // 16 * 16
+    return np.take(term, range(whole), dims[-1]).max(axis=dims, keepdims=True)
+
+
+# ---- faults in indexed operations ----
+
+
+def reads_the_next_row(grid: Any, expr: Any, args: list[Array]) -> Array:
+    """A position is held against the end of the memory, not of its axis."""
+    source, valid = grid.arrays[expr.arg[0]], args[0]
+    if valid.ndim == 0 or source.ndim < 2 or not source.size:
+        return _load(grid, expr, args)
+    strides = [int(np.prod(source.shape[axis + 1 :])) for axis in range(source.ndim)]
+    flat = sum(p.astype(np.int64) * stride for p, stride in zip(args[1:], strides, strict=True))
+    inside = (flat >= 0) & (flat < source.size)
+    return np.where(inside, source.reshape(-1)[np.where(inside, flat, 0)], source.dtype.type(0))
+
+
+def stores(change: Callable[[Any, Array, list[Array], Array], bool]) -> Callable[[Any, Any], None]:
+    """`change(store, target, position, value)` of what is scattered; False leaves the store as it is."""
+
+    def spoiled(store: Any, grid: Any) -> None:
+        value, valid, *index = (
+            np.broadcast_to(grid.evaluate(e), grid.shape) for e in (store.value, store.valid, *store.index)
+        )
+        position = [each[valid] for each in index]
+        if not _loads(store.index) or not change(store, grid.arrays[store.buffer], position, value[valid]):
+            _store(store, grid)
+
+    return spoiled
+
+
+def _loads(roots: Any) -> list[Any]:
+    return [expr for expr in topological(tuple(roots)) if expr.op is Leaf.LOAD]
+
+
+def first_of_a_line_wins(store: Any, target: Array, position: list[Array], value: Array) -> bool:
+    if target.ndim != 1 or store.accumulate is not None:
+        return False
+    target[position[0][::-1].copy()] = value[::-1].copy()
+    return True
+
+
+def scattered_maximum_drops_nan(store: Any, target: Array, position: list[Array], value: Array) -> bool:
+    if store.accumulate is not Op.MAX or target.dtype != np.float32:
+        return False
+    np.fmax.at(target, tuple(position), value)
+    return True
+
+
+def scattered_sum_saturates(store: Any, target: Array, position: list[Array], value: Array) -> bool:
+    if store.accumulate is not Op.ADD or target.dtype != np.int32:
+        return False
+    total = target.astype(np.int64)
+    np.add.at(total, tuple(position), value)
+    target[...] = np.clip(total, -(2**31), 2**31 - 1)
+    return True
+
+
+def later_half_first(store: Any, target: Array, position: list[Array], value: Array) -> bool:
+    """Two blocks of a long scatter that do not wait for each other."""
+    if store.accumulate is not None or value.size < 1000:
+        return False
+    middle = value.size // 2
+    for part in (slice(middle, None), slice(0, middle)):
+        target[tuple(each[part] for each in position)] = value[part]
+    return True
 
 
 # ---- faults in what surrounds it ----
@@ -342,6 +466,28 @@ BACKENDS: dict[str, Callable[[str], Backend]] = {
     "missing_synchronisation": MissingSynchronisation,
     "sums_in_a_row": lambda name: Wrong(name, reference, "_fold", sums_in_a_row),
     "sine_of_small_angles": lambda name: Wrong(name, reference, "_compute", sine_of_small_angles),
+    "sine_is_off_far_away": lambda name: Wrong(name, reference, "_compute", sine_is_off_far_away),
+    "rounds_twice": lambda name: Wrong(name, reference, "cast_array", rounds_twice),
+    "positions_are_cut": lambda name: Wrong(name, reference, "cast_array", positions_are_cut),
+    "reads_the_next_row": lambda name: Wrong(name, reference._Grid, "_load", reads_the_next_row),
+    **{
+        spoil.__name__: partial(Wrong, target=reference, attribute="_fold", replacement=after_fold(spoil))
+        for spoil in (
+            maximum_starts_high,
+            sum_through_float64,
+            accumulator_of_half_the_bits,
+            loses_the_tail,
+        )
+    },
+    **{
+        change.__name__: partial(Wrong, target=reference, attribute="_store", replacement=stores(change))
+        for change in (
+            first_of_a_line_wins,
+            scattered_maximum_drops_nan,
+            scattered_sum_saturates,
+            later_half_first,
+        )
+    },
     "one_thread_only": OneThreadOnly,
     "stale_replay": StaleReplay,
     "first_size_only": FirstSizeOnly,

@@ -18,6 +18,7 @@ from petaflop.device.buffer import Buffer
 from petaflop.errors import JitError
 from petaflop.graph.node import Node, buffer_leaf
 from petaflop.graph.symbolic import Expr, evaluate
+from petaflop.ir.schedule import Slot
 from petaflop.tensor import Tensor
 from petaflop.tensor.base import live_tensors
 
@@ -62,12 +63,16 @@ class Capture:
     kinds: list[tuple[Tensor, Kind]] = field(default_factory=list)  # of closed-over tensors
     real: dict[int, Tensor] = field(default_factory=dict)  # arguments, closed over as well and written
     overwritten: set[int] = field(default_factory=set)  # slots of given buffers that are written in place
+    lines: Sequence[Sequence[str]] = ()  # of the user's code, by step, where PETAFLOP_CHECK was set
     replay: Replay | None = None
     buffers: list[Any] | None = None
+    changing: list[tuple[int, Slot]] = field(default_factory=list)  # all but temporaries
     values: tuple[int, ...] | None = None
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Whether gradients are there or absent, and tensors of the kind, that the function saw."""
+        if not (self.absent or self.kinds or self.real or self.assigned):
+            return True
         return (
             all((tensor._grad is None) == absent for tensor, absent in self.absent)
             and all(kind.fits(tensor) for tensor, kind in self.kinds)
@@ -98,13 +103,14 @@ def replay(capture: Capture, tensors: Sequence[Tensor]) -> list[Tensor]:
     for slot, (owner, gradient) in capture.given.items():
         tensor = tensors[owner] if isinstance(owner, int) else owner
         given[slot] = _settled(tensor._grad if gradient else tensor).memory()
-    # an argument may matter by its sizes alone
-    memory = (*given.values(), *[tensor._node.buffer for tensor in tensors])
-    bindings = _sizes(prepared.schedule.variables, memory)
+    bindings: dict[Expr, int] = {}
+    if prepared.schedule.variables:  # an argument may matter by its sizes alone
+        memory = (*given.values(), *[tensor._node.buffer for tensor in tensors])
+        bindings = _sizes(prepared.schedule.variables, memory)
     _make_exclusive(capture, tensors, given)
     buffers = _buffers(capture, given, bindings)
     if profile.recorders or config.debug >= 2 or config.check:
-        runtime.run(prepared, buffers, bindings, backend)
+        runtime.run(prepared, buffers, bindings, backend, capture.lines)
     else:
         _launch(capture, buffers, tuple(bindings.values()))
     return _deliver(capture, buffers, tensors, bindings)
@@ -121,7 +127,7 @@ def _settled(tensor: Tensor | None) -> Node:
 def _sizes(variables: Sequence[Expr], memory: Iterable[Buffer]) -> dict[Expr, int]:
     """The value of each Variable: what it is bound to, else what the given memory was made with."""
     found = {variable: variable.value for variable in variables}
-    for buffer in memory if found else ():
+    for buffer in memory:
         for variable, size in buffer.variables.items():
             bound = found.get(variable)
             if variable in found and bound is None:
@@ -155,22 +161,23 @@ def _make_exclusive(capture: Capture, tensors: Sequence[Tensor], given: dict[int
 def _buffers(capture: Capture, given: Mapping[int, Buffer], bindings: Mapping[Expr, int]) -> list[Any]:
     """A buffer for each slot; temporaries stay where they were, results are always new."""
     values = tuple(bindings.values())
+    slots = capture.prepared.schedule.slots
     if capture.buffers is None or capture.values != values:
-        capture.buffers = runtime.allocate(capture.prepared, given, bindings, capture.backend)
+        fresh = runtime.allocate(capture.prepared, given, bindings, capture.backend)
         capture.values = values
-        fresh = list(capture.buffers)
-    else:
-        fresh = list(capture.buffers)
-        for number, slot in enumerate(capture.prepared.schedule.slots):
-            if slot.base is not None:
-                fresh[number] = fresh[slot.base]
-            elif slot.given:
-                fresh[number] = given[number]
-            elif slot.kept:
-                fresh[number] = Buffer(capture.backend, evaluate(slot.size, bindings))
-    for number, slot in enumerate(capture.prepared.schedule.slots):
-        if slot.given or slot.kept or slot.base is not None:
-            capture.buffers[number] = None  # keep temporaries alive, nothing else
+        capture.changing = [(n, s) for n, s in enumerate(slots) if s.given or s.kept or s.base is not None]
+        changing = {number for number, _ in capture.changing}
+        # keep temporaries alive, nothing else
+        capture.buffers = [None if number in changing else buffer for number, buffer in enumerate(fresh)]
+        return fresh
+    fresh = capture.buffers.copy()
+    for number, slot in capture.changing:
+        if slot.base is not None:
+            fresh[number] = fresh[slot.base]
+        elif slot.given:
+            fresh[number] = given[number]
+        else:
+            fresh[number] = Buffer(capture.backend, evaluate(slot.size, bindings))
     return fresh
 
 
@@ -201,9 +208,8 @@ def _deliver(
 
     def leaf(node: Node, slot: int) -> Node:
         buffer = buffers[slot]
-        buffer.variables = (
-            {v: bindings[v] for v in bindings} if any(isinstance(d, Expr) for d in node.shape) else {}
-        )
+        if bindings:
+            buffer.variables = dict(bindings) if any(isinstance(d, Expr) for d in node.shape) else {}
         return buffer_leaf(buffer, node.dtype, node.shape, name)
 
     for slot in capture.overwritten:
@@ -214,4 +220,6 @@ def _deliver(
     for target, gradient, slot in capture.gradients:
         tensor = tensors[target] if isinstance(target, int) else target
         tensor._grad = None if gradient is None else Tensor._from_node(leaf(gradient, slot), name)
+    for _, slot in capture.outputs:
+        buffers[slot].replayed = True
     return [Tensor._from_node(leaf(node, slot), name) for node, slot in capture.outputs]

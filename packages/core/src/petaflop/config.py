@@ -44,8 +44,8 @@ def _count(text: str) -> int:
 
 
 def _check(text: str) -> str:
-    if text != "nan":
-        raise ValueError("nan")
+    if text not in ("nan", "index"):
+        raise ValueError("nan or index")
     return text
 
 
@@ -60,7 +60,14 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("PETAFLOP_DEBUG", "debug", _count, 0, "1 kernels, 2 timings, 3 loops, 4 source, 5 assembly"),
     Variable("PETAFLOP_FUSE", "fuse", _flag, True, "0 runs one kernel per operation (slow; a check)"),
-    Variable("PETAFLOP_CHECK", "check", _check, "", "`nan` stops at the first kernel that makes a NaN"),
+    Variable(
+        "PETAFLOP_CHECK",
+        "check",
+        _check,
+        "",
+        "`nan` stops at the first kernel that makes a NaN, `index` at an index tensor that is out of range "
+        "(it runs jitted functions as they are written); both name the line that built the operation",
+    ),
     Variable("PETAFLOP_VERIFY", "verify", _flag, False, "1 verifies every IR between the stages"),
     Variable("PETAFLOP_CACHE", "cache", _flag, True, "0 turns the disk cache of compiled kernels off"),
     Variable(

@@ -1,7 +1,8 @@
 """Data types and PyTorch's promotion rules.
 
 A `DType` is a name, a kind, a size and the NumPy dtype that holds it on the host. bfloat16 and float8 live in
-NumPy through `ml_dtypes`.
+NumPy through `ml_dtypes`, whose rule for what is too large is ours: infinity for float8_e5m2, NaN for
+float8_e4m3 (e4m3fn), which has no infinity. (PyTorch saturates the latter to 448: clamp first for that.)
 """
 
 from __future__ import annotations

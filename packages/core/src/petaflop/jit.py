@@ -16,7 +16,8 @@ from petaflop import realize as runtime
 from petaflop.capture import Capture, replay
 from petaflop.config import config
 from petaflop.guards import Guards
-from petaflop.structure import flatten, unflatten
+from petaflop.reach import guards_of
+from petaflop.structure import flatten_call, unflatten
 from petaflop.tensor import Tensor
 from petaflop.tensor.mode import grad_enabled
 from petaflop.tensor.precision import autocast_dtype
@@ -45,11 +46,11 @@ class Jit(Generic[Parameters, Result]):
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        if runtime.is_deferred():  # inside another capture: part of that
+        if runtime.is_deferred() or config.check == "index":  # inside another capture it is part of that
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
         objects: list[Any] = []
-        structure = flatten((args, kwargs), tensors, "arguments", objects)
+        structure = flatten_call(args, kwargs, tensors, objects)
         kinds = tuple([(t.shape, t.dtype, t.device, t.requires_grad, t._grad is None) for t in tensors])
         key = (structure, kinds, grad_enabled(), autocast_dtype(), config.fuse)
         with runtime.lock:
@@ -63,7 +64,7 @@ class Jit(Generic[Parameters, Result]):
         return unflatten(capture.structure, results)
 
     def _capture(self, key: Any, structure: Any, tensors: list[Tensor], objects: list[Any]) -> Capture:
-        guards = Guards.of(self.function, *objects)
+        guards = guards_of(self.function, *objects)
         found = self.captures[key]
         if len(found) == _MANY_CHANGES:
             reasons = [text for _, guards in found[-1:] for text in guards.changed()]
@@ -74,6 +75,7 @@ class Jit(Generic[Parameters, Result]):
                 stacklevel=3,
             )
         capture = capture_call(self.function, structure, tensors, guards)
+        guards.advancing.clear()  # of use only to the capture itself
         found.append((capture, guards))
         if sum(map(len, self.captures.values())) > _MAX_CAPTURES:
             oldest = next(iter(self.captures))
@@ -86,16 +88,20 @@ class Jit(Generic[Parameters, Result]):
 def jit(function: Callable[Parameters, Result]) -> Jit[Parameters, Result]:
     """Capture the first call of `function` and replay it afterwards, without Python work on the graph.
 
-    Arguments and results may be tensors and hashable values, nested in lists, tuples and dicts. Another
-    shape, dtype, device or plain value captures anew; a bound `Variable` may change freely. So does another
-    value of what the function reads elsewhere: closed-over and global names, attributes such as `training`,
-    which tensor an attribute is. The contents of NumPy arrays are read once.
+    Arguments may be tensors and any objects, nested in lists, tuples and dicts; results tensors and hashable
+    values. Another shape, dtype, device or value captures anew; a bound `Variable` may change freely. So does
+    another value of whatever else the function reads, which is found from its code at the capture and
+    compared at each call: closed-over and global names, attributes of objects, classes, modules and functions
+    (also under computed names), items of lists, dicts, sets and other containers, the environment, through
+    the functions and methods that it calls. Not seen, and so read once: what NumPy arrays hold, what a C
+    extension keeps to itself, files.
 
     Tensors that the function closes over are read anew each time, assignments to them (and `.grad`) persist,
     random numbers go on. Results never share memory with earlier ones, and have no history: call `backward`
     inside. A jitted function called inside another is part of it. Python code runs only while it is captured,
-    so a function that changes Python values raises JitError, and so does one that reads a value (`item`,
-    `numpy`, `if tensor:`) or keeps a tensor elsewhere.
+    so a function raises JitError if it changes Python values, reads a tensor's (`item`, `numpy`,
+    `if tensor:`), keeps a tensor elsewhere, advances an iterator from outside, draws from `random` or
+    `numpy.random`, or asks for the time, a uuid or `os.urandom`. (Under a profiler, clocks are not seen.)
 
     Calls from several threads take turns; other threads may go on building and computing tensors meanwhile.
 

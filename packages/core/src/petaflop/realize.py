@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from petaflop import profile
+from petaflop import checking, profile
 from petaflop.config import config
 from petaflop.device.backend import Backend
 from petaflop.device.buffer import Buffer, SharedMemory
 from petaflop.device.registry import get_backend
-from petaflop.dtype import DType, from_numpy_dtype
-from petaflop.errors import GradientError, JitError, NumericsError
+from petaflop.dtype import from_numpy_dtype
+from petaflop.errors import GradientError, JitError
 from petaflop.graph.node import Node, buffer_leaf, toposort
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, evaluate, variables_of
@@ -48,7 +48,6 @@ __all__ = [
 ]
 
 _MAX_CACHED = 4096
-_MOST_SIZES = 64  # memory plans kept of one schedule
 lock = threading.RLock()  # graphs may be built by many threads; they are computed one at a time
 
 
@@ -89,6 +88,9 @@ def realize_nodes(nodes: Sequence[Node], device: str | None = None) -> None:
         wanted = [node for node in dict.fromkeys(nodes) if node.buffer is None]
         if not wanted:
             return
+        if config.check == "index":
+            for index, expectations in checking.taken_indices(wanted):
+                checking.refuse_indices(to_host(index), expectations)
         for copied in [n for n in toposort(wanted) if n.op is Op.COPY and n.buffer is None]:
             _copy(copied)
         for alias in [n for n in wanted if is_alias(n)]:
@@ -139,7 +141,8 @@ def _realize_on(backend: Backend, roots: list[Node]) -> None:
         if slot.given
     }
     buffers = allocate(prepared, given, bindings, backend)
-    run(prepared, buffers, bindings, backend)
+    lines = checking.lines_of(prepared.schedule, order) if config.check == "nan" else ()
+    run(prepared, buffers, bindings, backend, lines)
     for number, slot in enumerate(prepared.schedule.slots):
         if slot.kept:
             _finish(order[slot.node], buffers[number], bindings, overwrote=slot.base is not None)
@@ -242,14 +245,9 @@ def allocate(
     A slot that is private to a kernel has None.
     """
     schedule = prepared.schedule
-    values = tuple(bindings.values())
-    if (plan := prepared.arenas.get(values)) is None:
-        from petaflop.schedule.memory import plan_memory
+    from petaflop.schedule.memory import planned
 
-        plan = prepared.arenas[values] = plan_memory(schedule, bindings)
-        if len(prepared.arenas) > _MOST_SIZES:
-            del prepared.arenas[next(iter(prepared.arenas))]
-    offsets, total = plan
+    offsets, total = planned(prepared.arenas, schedule, bindings)
     arena = Buffer(backend, total) if total else None
     buffers: list[Any] = []
     for number, slot in enumerate(schedule.slots):
@@ -267,15 +265,26 @@ def allocate(
     return buffers
 
 
-def run(prepared: Prepared, buffers: Sequence[Any], bindings: Mapping[Expr, int], backend: Backend) -> None:
-    """Launch every kernel in order."""
-    for step, program in zip(prepared.schedule.steps, prepared.programs, strict=True):
+def run(
+    prepared: Prepared,
+    buffers: Sequence[Any],
+    bindings: Mapping[Expr, int],
+    backend: Backend,
+    lines: Sequence[Sequence[str]] = (),
+) -> None:
+    """Launch every kernel in order, checked where PETAFLOP_CHECK asks for it; `lines` built each step."""
+    slots = prepared.schedule.slots
+    for number, (step, program) in enumerate(zip(prepared.schedule.steps, prepared.programs, strict=True)):
         arguments = [buffers[slot] for slot in step.slots]
+        filled = [slots[slot].given or slots[slot].base is not None for slot in step.slots]
+        looks = config.check == "nan" and not checking.holds_nan(program, arguments, filled)
         launch(program, arguments, [bindings[v] for v in program.kernel.variables], backend)
+        if looks:
+            checking.refuse_nan(program, arguments, lines[number] if lines else ())
 
 
 def launch(program: Program, buffers: Sequence[Buffer], values: Sequence[int], backend: Backend) -> None:
-    """One launch, timed where somebody listens, checked where PETAFLOP_CHECK asks for it."""
+    """One launch, timed where somebody listens."""
     locations = [(b.handle, b.offset) for b in buffers]
     if profile.recorders or config.debug >= 2:
         started = profile.clock()
@@ -287,36 +296,6 @@ def launch(program: Program, buffers: Sequence[Buffer], values: Sequence[int], b
         )
     else:
         program.launch(locations, values)
-    if config.check == "nan":
-        _check_nan(program, buffers)
-
-
-def _count_nan(dtype: DType, buffer: Buffer) -> int:
-    data = np.empty(buffer.size // dtype.itemsize, dtype.numpy)
-    buffer.read(data.view(np.uint8).data)
-    return int(np.isnan(data).sum())
-
-
-def _check_nan(program: Program, buffers: Sequence[Buffer]) -> None:
-    for argument, buffer in zip(program.kernel.arguments, buffers, strict=True):
-        if argument.written and argument.dtype.is_float:
-            count = _count_nan(argument.dtype, buffer)
-            if count:
-                raise NumericsError(
-                    f"kernel {program.name}: expected no NaN in {argument.name} {list(argument.shape)}, "
-                    f"got {count} of {buffer.size // argument.dtype.itemsize}{_given_nan(program, buffers)}; "
-                    f"asked for at {profile.user_line()}\n{program.kernel}"
-                )
-
-
-def _given_nan(program: Program, buffers: Sequence[Buffer]) -> str:
-    """Which inputs held NaN before the kernel ran, in words: then it is not the kernel that made it."""
-    held = [
-        argument.name
-        for argument, buffer in zip(program.kernel.arguments, buffers, strict=True)
-        if not argument.written and argument.dtype.is_float and _count_nan(argument.dtype, buffer)
-    ]
-    return f" ({', '.join(held)} held NaN already)" if held else ""
 
 
 def _bound(prepared: Prepared) -> dict[Expr, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from petaflop.debug import rate
+from petaflop.replacing import replacing
 
 if TYPE_CHECKING:
     from petaflop.profile import CompileRecord, LaunchRecord, MemoryEvent
@@ -165,9 +166,8 @@ def write_trace(
         if event.size:
             events.append(_event("memory", "C", event.at, args={"bytes": used}))
     text = json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def _event(name: str, phase: str, at: float, **more: Any) -> dict[str, Any]:

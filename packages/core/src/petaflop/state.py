@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from petaflop.dtype import (
 )
 from petaflop.errors import ArgumentTypeError, FileFormatError
 from petaflop.nn.module import Module, check_state, copy_into
+from petaflop.replacing import replaceable, replacing
 from petaflop.tensor import Tensor
 
 __all__ = ["get_parameters", "get_state_dict", "load_metadata", "load_state_dict", "safe_load", "safe_save"]
@@ -66,12 +66,14 @@ def safe_save(
 ) -> None:
     """Write tensors (or arrays) by name; the file is replaced only once it is complete.
 
-    ArgumentTypeError for what is not a tensor; OSError if the disk is full, and then nothing is left behind.
+    ArgumentTypeError for what is not a tensor; ArgumentError for a path that is a folder, device or pipe (a
+    link means the file that it names); OSError if the disk is full, and then nothing is left behind.
 
     >>> safe_save({"weight": Tensor.ones(2, 3)}, "/tmp/petaflop-example.safetensors")
     >>> safe_load("/tmp/petaflop-example.safetensors")["weight"].shape
     (2, 3)
     """
+    replaceable(path)  # said before anything is computed
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if tensors:
         Tensor.realize(*tensors.values())
@@ -83,28 +85,11 @@ def safe_save(
             )
         arrays[name] = np.ascontiguousarray(value.numpy() if isinstance(value, Tensor) else value)
         arrays[name] = arrays[name].reshape(tuple(value.shape))
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
     try:
-        save_file(arrays, temporary, metadata=dict(metadata) if metadata else None)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, _mode(target))
-        os.replace(temporary, target)
+        with replacing(path) as partial:
+            save_file(arrays, partial, metadata=dict(metadata) if metadata else None)
     except SafetensorError as error:
-        raise OSError(f"{target}: expected to write {len(arrays)} tensors, got {error}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _mode(target: Path) -> int:
-    """The permissions of the file that is replaced, else those of a new file."""
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+        raise OSError(f"{path}: expected to write {len(arrays)} tensors, got {error}") from error
 
 
 def safe_load(path: str | os.PathLike[str], device: str | None = None) -> dict[str, Tensor]:

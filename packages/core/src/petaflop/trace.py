@@ -13,12 +13,15 @@ from typing import Any
 
 from petaflop import realize as runtime
 from petaflop.capture import Capture, Kind, Owner
+from petaflop.checking import lines_of
+from petaflop.config import config
 from petaflop.device.backend import Backend
 from petaflop.device.registry import default_device, get_backend, opened_devices
 from petaflop.errors import JitError
 from petaflop.graph.node import Node, buffer_leaf, duplicate, toposort
 from petaflop.graph.ops import Op
 from petaflop.guards import Guards
+from petaflop.impure import Watch
 from petaflop.structure import flatten, unflatten
 from petaflop.tensor import Tensor
 from petaflop.tensor.base import TensorBase, live_tensors
@@ -66,7 +69,7 @@ def _attempt(
             leaves[grad.node] = (place, True)
     with logging() as log:
         try:
-            with runtime.deferring():
+            with runtime.deferring(), Watch(guards.clocks) as watch:
                 args, kwargs = unflatten(structure, stand_ins)
                 result = function(*args, **kwargs)
             returned: list[Tensor] = []
@@ -74,16 +77,31 @@ def _attempt(
             del result, args, kwargs
             traced = _Traced(before, stand_ins, leaves, returned, log)
             traced.refuse_survivors()
-            if changed := next(guards.changed(), None):
-                raise JitError(
-                    f"jit: expected a function that leaves Python values as they are, got one that changes "
-                    f"{changed}; Python code only runs while it is captured: keep the value in a Tensor"
-                )
+            _refuse_effects(guards, watch)
             capture = traced.assemble(shape)
         finally:  # a replay, the first one too, starts from what was there before the call
             log.restore()
     capture.real = {place: tensors[place] for place in real}
     return capture
+
+
+def _refuse_effects(guards: Guards, watch: Watch) -> None:
+    """JitError for what Python code did that a replay would not do again."""
+    if changed := next(guards.changed(awaited=False), None):
+        raise JitError(
+            f"jit: expected a function that leaves Python values as they are, got one that changes "
+            f"{changed}; Python code only runs while it is captured: keep the value in a Tensor"
+        )
+    if advanced := next(guards.advanced(), None):
+        raise JitError(
+            f"jit: expected a function that gives the same for the same, got one that draws from {advanced}; "
+            "a replay would not draw again: draw outside and pass the value, or use Tensor.rand"
+        )
+    if watch.found is not None:
+        raise JitError(
+            f"jit: expected a function that gives the same for the same, got one that calls {watch.found}; "
+            "a replay would not call it again: call it outside and pass the value as an argument"
+        )
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
@@ -175,6 +193,8 @@ class _Traced:
         capture.assigned = [(t, node, slots[node]) for t, node in assigned]
         capture.gradients = [(t, node, slots[node] if node is not None else -1) for t, node in grads]
         self._expect(capture)
+        if config.check:
+            capture.lines = lines_of(capture.prepared.schedule, order)
         return capture
 
     def _owners(self) -> dict[Node, tuple[Tensor, bool]]:

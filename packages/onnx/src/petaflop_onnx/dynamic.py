@@ -1,10 +1,10 @@
 """Which sizes a capture holds as numbers and which may vary between its calls.
 
-The first call with some sizes is captured with plain numbers. A later one that differs in named dimensions is
-captured with Variables for those, and so serves all calls that differ in nothing else. A size of 1 is always a
-number, as products of one row want other plans. Named dimensions may depend on each other (a mask is as long as
-cache and prompt together): where a graph cannot be captured with free sizes, sums that have held in every call are
-tried. A graph that cannot be captured either way has a capture for each set of sizes.
+The first call with some sizes is captured with plain numbers. A later one that differs in some dimensions is
+captured with Variables for those, and so serves all calls that differ in nothing else. A size that is 1 then
+is a number, as products of one row want other plans. Dimensions may depend on each other (a mask is as long
+as cache and prompt together): where a graph cannot be captured with free sizes, sums that have held in every
+call are tried. A graph that cannot be captured either way has a capture for each set of sizes.
 """
 
 from __future__ import annotations

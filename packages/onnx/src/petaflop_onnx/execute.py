@@ -85,6 +85,8 @@ class Execution:
                 if self._count > _MOST_STEPS:
                     raise ValueError(f"expected at most {_MOST_STEPS} steps in one run, got a loop of more")
                 outputs = self._step(step, inputs, values)
+                if any(step.outputs[len(outputs) :]):
+                    raise ValueError(f"expected {len(step.outputs)} outputs, got {len(outputs)}")
             except (DeviceError, NumericsError, FileFormatError):
                 raise
             except _FILE_FAULTS as error:

@@ -122,7 +122,10 @@ class Model:
             return given
         array = np.asarray(given)
         if array.dtype.kind in "OSU":
-            return Constant(array.astype(object), self._device)
+            texts = array.astype(object)
+            if not all(isinstance(text, str) for text in texts.ravel()):
+                raise ArgumentError(f"{self._path.name}: expected Python strings where the model takes text")
+            return Constant(texts, self._device)
         if is_narrow(array.dtype):
             return storage(array, self._device)
         return Tensor(array, device=self._device)

@@ -1,7 +1,7 @@
 """Shape arithmetic with sizes that vary: what `host` does with numbers, done with expressions of Variables.
 
-Arrays hold objects here, integers and `Expr`s side by side. What holds for some sizes and not for others, such as
-which of two is larger, is not decided: NeedsNumber makes the model run with plain numbers instead.
+Arrays hold objects here, integers and `Expr`s side by side. What holds for some sizes and not for others,
+such as which of two is larger, is not decided: NeedsNumber makes the model run with plain numbers instead.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def plain(size: Any) -> Any:
 
 
 def quotient(sizes: Sequence[Dim], divisors: Sequence[Dim]) -> Any:
-    """The product of sizes over another; what stands on both sides is cancelled first, as no expression is."""
+    """The product of sizes over that of others; what stands on both sides cancels first."""
     left, right = list(sizes), []
     for size in divisors:
         if size in left:

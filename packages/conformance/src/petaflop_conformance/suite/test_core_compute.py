@@ -90,10 +90,12 @@ def test_where_does_not_touch_what_it_does_not_select(case: Case) -> None:
     case.check(compute(Op.WHERE, positive, compute(Op.SQRT, x), zero), compute(Op.WHERE, positive, x, zero))
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65, 1000, 4099])
+@pytest.mark.parametrize(
+    "size", [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65, 1000, 4099, 70_001, (1 << 20) + 7]
+)
 @pytest.mark.requires("float32", "int32")
 def test_every_length(case: Case, size: int) -> None:
-    """Lengths around the width of a vector: neither a lane too few nor one too many."""
+    """Lengths around the width of a vector, and beyond a grid's: neither a lane too few nor one too many."""
     x, n = (
         case.leaf(ordinary(DTYPES["float32"], (size,), "x")),
         case.leaf(ordinary(DTYPES["int32"], (size,), "n")),

@@ -65,7 +65,9 @@ def test_layer_norm(case: Case, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [(1, 1, 1), (4, 4, 4), (5, 7, 3), (16, 16, 16), (33, 31, 17), (1, 65, 40), (40, 9, 1)], ids=str
+    "sizes",
+    [(1, 1, 1), (4, 4, 4), (5, 7, 3), (16, 16, 16), (33, 31, 17), (1, 65, 40), (40, 9, 1), (9, 1030, 7)],
+    ids=str,
 )
 @pytest.mark.requires("float32")
 def test_matmul(case: Case, sizes: tuple[int, int, int]) -> None:

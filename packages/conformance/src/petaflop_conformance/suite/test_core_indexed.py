@@ -23,7 +23,16 @@ EACH = [
     pytest.param(dtype, id=dtype.name, marks=pytest.mark.requires(dtype.name)) for dtype in DTYPES.values()
 ]
 INTEGERS = [param for param in EACH if param.values[0].is_integer]
-FAR = (-(2**31), -7, -1, 0, 1, 2, 3, 4, 5, 6, 1000, 2**31 - 1)
+FLOATS = [param for param in EACH if param.values[0].is_float]
+FAR = [-(2**31), -7, -1, 0, 1, 2, 3, 4, 5, 6, 1000, 2**31 - 1]
+FAR += [sign * 2**bits + 1 for bits in (8, 16, 32) for sign in (1, -1)]  # cut off, they would be inside
+OPS = pytest.mark.parametrize("op", [None, Op.ADD, Op.MUL, Op.MAX], ids=["set", "add", "mul", "max"])
+
+
+def far(dtype: DType) -> Any:
+    """Positions around an axis of 5, and as far beyond as the dtype goes."""
+    inside = [n for n in FAR if int(dtype.min) <= n <= int(dtype.max)]
+    return np.array([*inside, int(dtype.min), int(dtype.max)], dtype.numpy)
 
 
 def numbers(dtype: Any, *shape: int) -> Any:
@@ -54,10 +63,16 @@ def test_gather_out_of_range_reads_zero(case: Case, dtype: DType) -> None:
     """Never memory, not even just before or after: positions go from -2³¹ to 2³¹ - 1 as far as the dtype
     does."""
     leaf = case.leaf(numbers(float32, 5) + np.float32(10))
-    far = np.array([n for n in FAR if int(dtype.min) <= n <= int(dtype.max)] + [int(dtype.max)]).astype(
-        dtype.numpy
-    )
-    case.check(gather(leaf, case.leaf(far), 0))
+    case.check(gather(leaf, case.leaf(far(dtype)), 0))
+
+
+@pytest.mark.requires("float32", "int32")
+def test_gather_beyond_an_axis_reads_zero(case: Case) -> None:
+    """Not the next row, though the position is inside the memory."""
+    leaf = case.leaf(numbers(float32, 4, 5) + np.float32(10))
+    rows = np.broadcast_to(np.arange(-6, 10, dtype=np.int32)[:, None], (16, 5)).copy()
+    columns = np.broadcast_to(np.arange(-6, 10, dtype=np.int32), (4, 16)).copy()
+    case.check(gather(leaf, case.leaf(rows), 0), gather(leaf, case.leaf(columns), 1))
 
 
 @pytest.mark.requires("float32", "int32")
@@ -94,7 +109,7 @@ def test_gather_of_a_padded_view(case: Case) -> None:
 # ---- scatter ----
 
 
-@pytest.mark.parametrize("op", [None, Op.ADD, Op.MUL, Op.MAX], ids=["set", "add", "mul", "max"])
+@OPS
 @pytest.mark.parametrize("dtype", EACH)
 @pytest.mark.requires("int32")
 def test_scatter(case: Case, dtype: DType, op: Op | None) -> None:
@@ -111,16 +126,77 @@ def test_scatter(case: Case, dtype: DType, op: Op | None) -> None:
     case.check(*nodes, source)
 
 
+@OPS
+@pytest.mark.parametrize("dtype", EACH)
+@pytest.mark.requires("int32")
+def test_scatter_of_another_rank(case: Case, dtype: DType, op: Op | None) -> None:
+    """Along the only axis, and along each of three, with more duplicates than positions."""
+    nodes = []
+    for shape in ((5,), (2, 3, 4)):
+        source = case.leaf(numbers(dtype, *shape))
+        for axis, length in enumerate(shape):
+            longer = (*shape[:axis], 11, *shape[axis + 1 :])
+            index = generator(shape, axis, str(op)).integers(-1, length + 1, longer).astype(np.int32)
+            values = case.leaf(ordinary(dtype, longer, "values"))
+            nodes.append(scatter(source, case.leaf(index), values, axis, op))
+    case.check(*nodes)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.requires("float32")
+def test_scatter_out_of_range_is_dropped(case: Case, dtype: DType) -> None:
+    """Positions of every dtype, as far as it goes."""
+    source, index = case.leaf(numbers(float32, 5)), case.leaf(far(dtype))
+    values = case.leaf(numbers(float32, len(far(dtype))))
+    case.check(*(scatter(source, index, values, 0, op) for op in (None, Op.ADD)))
+
+
+@OPS
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.requires("int32")
+def test_scatter_of_special_values(case: Case, dtype: DType, op: Op | None) -> None:
+    """NaN and infinities, before and after an ordinary number."""
+    specials = np.repeat([np.nan, np.inf, -np.inf, 0.0, -0.0], 2)
+    values = np.where(np.tile([True, False], 10), np.repeat(specials, 2), 1.5)
+    values[2::4], values[3::4] = values[3::4].copy(), values[2::4].copy()
+    index = np.repeat(np.arange(10), 2).astype(np.int32)
+    source = case.leaf(numbers(dtype, 10))
+    case.check(scatter(source, case.leaf(index), case.leaf(values.astype(dtype.numpy)), 0, op))
+
+
+@OPS
+@pytest.mark.requires("int32")
+def test_long_scatter(case: Case, op: Op | None) -> None:
+    """Thousands of values of the whole range for a few positions: in order from the first to the last."""
+    random = generator("long", str(op))
+    nodes = []
+    for shape, axis in (((7,), 0), ((7, 3), 0), ((3, 7), 1)):
+        longer = (*shape[:axis], 5003, *shape[axis + 1 :])
+        index = case.leaf(random.integers(-1, 8, longer, dtype=np.int32))
+        values = case.leaf(random.integers(-(2**31), 2**31, longer).astype(np.int32))
+        nodes.append(scatter(case.leaf(numbers(int32, *shape)), index, values, axis, op))
+    case.check(*nodes)
+
+
 @pytest.mark.requires("float32", "int32")
 def test_scatter_adds_in_index_order(case: Case) -> None:
     """(1e8 + 1) - 1e8 + 1 in this order and no other: the same bits on every device."""
     values = np.array([1e8, 1.0, -1e8, 1.0], np.float32)
     source, index = case.leaf(np.zeros(1, np.float32)), case.leaf(np.zeros(4, np.int32))
     (got,) = case.run(scatter(source, index, case.leaf(values), 0, Op.ADD))
-    expected = np.float32(0)
+    assert got[0] == added(values)
+    many = generator("order").uniform(-1e4, 1e4, 5003).astype(np.float32)
+    index = case.leaf(np.zeros(5003, np.int32))
+    (got,) = case.run(scatter(source, index, case.leaf(many), 0, Op.ADD))
+    assert got[0] == added(many)
+
+
+def added(values: Any) -> Any:
+    """One after the other."""
+    total = np.float32(0)
     for value in values:
-        expected = expected + value
-    assert got[0] == expected
+        total = total + value
+    return total
 
 
 @pytest.mark.requires("float32", "int32")

@@ -29,6 +29,12 @@ def each() -> Iterator[Any]:
             yield pytest.param(op, dtype, id=f"{op}-{dtype}", marks=pytest.mark.requires(dtype.name))
 
 
+INTEGERS = [param for param in each() if param.values[1].kind in "iu"]
+FLOATS = [param for param in each() if param.values[1].is_float]
+WIDER = [("int8", "int64"), ("int16", "int32"), ("int32", "int64"), ("uint8", "uint32")]
+WIDER += [("uint32", "uint64"), ("float32", "float64"), ("int32", "float64")]
+
+
 def subsets(rank: int) -> list[tuple[int, ...]]:
     return [axes for count in range(1, rank + 1) for axes in itertools.combinations(range(rank), count)]
 
@@ -56,12 +62,49 @@ def test_every_length(case: Case, op: Op, size: int) -> None:
     case.check(reduce(op, x, (1,)), reduce(op, n, (1,)), reduce(op, x, (0,)), reduce(op, n, (0, 1)))
 
 
+@pytest.mark.parametrize(("op", "dtype"), list(each()))
+def test_nothing(case: Case, op: Op, dtype: DType) -> None:
+    """The identity of every dtype, where there is nothing to fold, and nothing where nobody asks."""
+    leaf = case.leaf(np.zeros((3, 0, 2), dtype.numpy))
+    case.check(reduce(op, leaf, (1,)), reduce(op, leaf, (0, 1)), reduce(op, leaf, (0,)), scan(op, leaf, 1))
+
+
+@pytest.mark.parametrize(("op", "dtype"), INTEGERS)
+def test_ends_of_the_range(case: Case, op: Op, dtype: DType) -> None:
+    """Rows of the least values alone, of the greatest, of both: no fold, lane or scan starts above the least,
+    and sums and products wrap without a detour through a float."""
+    low, high, steps = int(dtype.min), int(dtype.max), np.arange(37) % 3
+    rows = [[low] * 37, [low + int(k) for k in steps], [high - int(k) for k in steps]]
+    rows += [[high if k % 2 else low for k in range(37)], [low + 1 + int(k) * (high // 3) for k in steps]]
+    leaf = case.leaf(np.array(rows, dtype.numpy))
+    case.check(*(reduce(op, leaf, axes) for axes in subsets(2)), scan(op, leaf, 0), scan(op, leaf, 1))
+
+
 @pytest.mark.parametrize("op", FOLDS, ids=str)
-@pytest.mark.requires("float32")
-def test_special_values(case: Case, op: Op) -> None:
+@pytest.mark.parametrize("length", [5003, 70_001, (1 << 20) + 7])
+@pytest.mark.requires("float32", "int32")
+def test_long_fold(case: Case, op: Op, length: int) -> None:
+    """Nothing is left out at either end, and nothing counts twice: odd numbers, and maxima at the ends."""
+    odd = case.leaf(generator(length).integers(-1000, 1000, length, dtype=np.int32) | 1)
+    rising = case.leaf(np.arange(length, dtype=np.float32))
+    ends = [reduce(Op.MAX, each, (0,)) for each in (rising, view.flip(rising, (0,)))]
+    pair = view.reshape(view.shrink(odd, ((0, length - length % 2),)), (2, length // 2))
+    case.check(reduce(op, odd, (0,)), reduce(op, pair, (1,)), *ends)
+
+
+@pytest.mark.parametrize("op", FOLDS, ids=str)
+@pytest.mark.requires("int32")
+def test_many_rows(case: Case, op: Op) -> None:
+    """More of them than a grid may have along one axis."""
+    leaf = case.leaf(np.arange(70_001 * 3, dtype=np.int32).reshape(70_001, 3))
+    case.check(reduce(op, leaf, (1,)), scan(op, leaf, 1))
+
+
+@pytest.mark.parametrize(("op", "dtype"), FLOATS)
+def test_special_values(case: Case, op: Op, dtype: DType) -> None:
     """NaN and infinities anywhere in a row, each row with another one of them; zeros of both signs."""
-    rows = np.tile(tame(op, float32, (1, 40)), (24, 1))
-    specials = (np.nan, np.inf, -np.inf, 0.0, -0.0, np.float32(1e-44))
+    rows = np.tile(tame(op, dtype, (1, 40)), (24, 1))
+    specials = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-44)
     for row, (special, place) in enumerate(itertools.product(specials, (0, 7, 20, 39))):
         rows[row, place] = special
     leaf = case.leaf(rows)
@@ -121,6 +164,22 @@ def test_narrow_sum_accumulates_wide(case: Case, narrow: str, backend: Any) -> N
         reduce(Op.ADD, cast(leaf, wide), (1,)),
         reduce(Op.ADD, leaf, (0,), wide),
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [pytest.param(*pair, id="-".join(pair), marks=pytest.mark.requires(*pair)) for pair in WIDER],
+)
+def test_wide_accumulator(case: Case, old: str, new: str) -> None:
+    """Each term is converted before it is folded: sums that the narrow dtype cannot hold."""
+    dtype = DTYPES[old]
+    random = generator("wide", old)
+    if dtype.is_integer:
+        values = random.integers(int(dtype.max) // 2, int(dtype.max), (5, 33), dtype.numpy)
+    else:
+        values = random.uniform(0.5, 1.5, (5, 33)).astype(dtype.numpy)
+    leaf = case.leaf(values)
+    case.check(*(reduce(op, leaf, (1,), DTYPES[new]) for op in FOLDS), scan(Op.ADD, leaf, 1, DTYPES[new]))
 
 
 @pytest.mark.requires("int32")

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from petaflop.dtype import DTYPES, DType, float32, int32, uint32
+from petaflop.dtype import DTYPES, DType, float32, int32
 from petaflop.graph.node import bitcast, cast, compute, const, iota
 from petaflop.graph.ops import Op
 from petaflop_conformance.case import Case
+from petaflop_conformance.rounding import format_of
 from petaflop_conformance.values import awkward, ordinary
 
 pytestmark = [pytest.mark.level("core"), pytest.mark.usefixtures("fusion")]
@@ -45,17 +46,31 @@ def test_cast(case: Case, old: DType, new: DType) -> None:
     values = np.concatenate([awkward(old), ordinary(old, (257,), "cast")])
     if old.is_float and new.is_float and new.mantissa < old.mantissa:
         values = np.concatenate([values, _between(old, new)])
+    if old.is_integer and new.is_float:
+        values = np.concatenate([values, _whole_ties(old, new)])
     case.check(cast(case.leaf(values), new), measures="CAST")
 
 
 def _between(old: DType, new: DType) -> Any:
-    """Numbers half way between two of `new`, and the neighbours in `old` of such."""
-    steps = np.arange(1, 200, dtype=np.float64)
-    middle = 1 + steps * 2.0 ** -(new.mantissa + 1)
-    near = np.concatenate(
-        [middle, middle * (1 + 2.0**-old.mantissa), middle * (1 - 2.0 ** -(old.mantissa + 1))]
-    )
-    return near.astype(old.numpy)
+    """Numbers half way between two of `new`, denormals and the last before an overflow included, and the
+    neighbours in `old` of such."""
+    form, steps = format_of(new), np.arange(1, 200, dtype=np.float64)
+    unit = 2.0**-new.mantissa
+    spread = 1 + (steps + 0.5) * unit
+    small = (np.arange(40) + 0.5) * form.smallest
+    last = form.largest * (1 + np.array([-1, 0, 0.5, 1]) * unit / 2)
+    with np.errstate(over="ignore"):
+        middle = np.concatenate([1 + steps * unit / 2, spread, small, last]).astype(old.numpy)
+        beside = [np.nextafter(middle, old.numpy.type(side)) for side in (-np.inf, np.inf)]
+    return np.concatenate([middle, -middle, *beside])
+
+
+def _whole_ties(old: DType, new: DType) -> Any:
+    """Integers half way between two floats, and those beside them: rounding twice gives another float."""
+    halves = [(1 << k, 1 << (k - new.mantissa - 1)) for k in range(new.mantissa + 1, 64)]
+    ties = [whole + odd * half for whole, half in halves for odd in (1, 3)]
+    near = [sign * (tie + beside) for tie in ties for beside in (-1, 0, 1) for sign in (1, -1)]
+    return np.array([n for n in near if int(old.min) <= n <= int(old.max)], old.numpy)
 
 
 @pytest.mark.parametrize(("old", "new"), list(each_bits()))
@@ -68,13 +83,19 @@ def test_bitcast(case: Case, old: DType, new: DType) -> None:
     case.check(bitcast(computed, new))
 
 
-@pytest.mark.requires("float32", "int32", "uint32")
-def test_bitcast_of_special_values(case: Case) -> None:
+@pytest.mark.parametrize("dtype", [param for param in EACH if param.values[0].is_float])
+def test_bitcast_of_special_values(case: Case, dtype: DType, backend: Any) -> None:
     """A round trip through integers keeps infinities, zeros and denormals."""
-    values = awkward(float32)
-    values = values[~np.isnan(values)]
-    case.same(bitcast(bitcast(case.leaf(values), int32), float32), values)
-    case.same(bitcast(case.leaf(values), uint32), values.view(np.uint32))
+    values = awkward(dtype)
+    values = values[~np.isnan(values.astype(np.float64))]
+    names = [
+        name for name in (f"int{dtype.bits}", f"uint{dtype.bits}") if name in backend.capabilities.dtypes
+    ]
+    if not names:
+        pytest.skip(f"not declared: int{dtype.bits}")
+    for name in names:
+        case.same(bitcast(case.leaf(values), DTYPES[name]), values.view(DTYPES[name].numpy))
+        case.same(bitcast(bitcast(case.leaf(values), DTYPES[name]), dtype), values)
 
 
 @pytest.mark.parametrize("dtype", EACH)
@@ -88,7 +109,10 @@ def test_const(case: Case, dtype: DType) -> None:
 @pytest.mark.parametrize("dtype", [param for param in EACH if param.values[0].is_integer])
 def test_iota(case: Case, dtype: DType) -> None:
     case.check(
-        *(iota((3, 5, 2), axis, dtype) for axis in range(3)), iota((0,), 0, dtype), iota((100,), 0, dtype)
+        *(iota((3, 5, 2), axis, dtype) for axis in range(3)),
+        iota((0,), 0, dtype),
+        iota((100,), 0, dtype),
+        *([iota((70_001,), 0, dtype), iota((70_001, 2), 0, dtype)] if dtype.itemsize > 2 else []),
     )
 
 

@@ -3,6 +3,7 @@ differ."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -138,6 +139,14 @@ def test_views_of_every_dtype(case: Case, dtype: DType) -> None:
         view.shrink(leaf, ((1, 3), (2, 2), (0, 4))),
         view.window(leaf, 1, 3),
     )
+
+
+@pytest.mark.parametrize("shape", [(129, 131), (300, 5), (33, 17, 40)], ids=str)
+def test_large_permutation(case: Case, shape: tuple[int, ...]) -> None:
+    """Axes longer than any tile, and ending inside one."""
+    leaf = numbered(case, shape)
+    orders = list(itertools.permutations(range(len(shape))))
+    case.check(*(view.permute(leaf, order) for order in orders), view.flip(leaf, tuple(range(len(shape)))))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 
 from petaflop.dtype import DType, to_dtype
 from petaflop.errors import ArgumentError, DTypeError, FileFormatError
+from petaflop.replacing import replaceable, replacing
 
 __all__ = ["NpyFile", "check_names", "check_writable", "existing_file", "write_atomically", "write_npz"]
 
@@ -44,13 +45,10 @@ def existing_file(path: Path) -> Path:
 def check_writable(path: Path, option: str) -> None:
     """ArgumentError unless `option`'s file can be made, or replaced; leaves nothing behind."""
     try:
-        if path.is_dir():
-            raise ArgumentError(f"{option}: expected a file, got the folder {str(path)!r}")
-        if path.exists() and not path.is_file():  # it would be replaced by a file
-            raise ArgumentError(f"{option}: expected a file, got the device, pipe or socket {str(path)!r}")
-        if not path.parent.is_dir():
+        target = replaceable(path, option)
+        if not target.parent.is_dir():
             raise ArgumentError(f"{option}: expected a file in a folder that exists, got {str(path)!r}")
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
         reason = error.strerror or str(error)
         raise ArgumentError(
@@ -146,32 +144,8 @@ def _count(path: Path, shape: tuple[int, ...], itemsize: int) -> int:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`, or leave `path` as it is."""
-
-    def write(file: BinaryIO) -> None:
-        file.write(data)
-
-    _replace(path, write)
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let `write` fill a temporary file that then replaces `path`; on any error `path` is as before."""
-    partial = None
-    try:
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
-    except BaseException as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
-        if isinstance(error, OSError):  # it names the temporary file, which means nothing to the user
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+    with replacing(path) as partial:
+        partial.write_bytes(data)
 
 
 def check_names(path: Path, names: Iterable[str]) -> None:
@@ -187,10 +161,10 @@ def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
     """Arrays by name, as `numpy.load` reads them; bfloat16 and float8 come back as voids of their size."""
     check_names(path, arrays)
 
-    def write(file: BinaryIO) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    npy.write_array(entry, np.asanyarray(array), allow_pickle=False)
-
-    _replace(path, write)
+    with (
+        replacing(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                npy.write_array(entry, np.asanyarray(array), allow_pickle=False)

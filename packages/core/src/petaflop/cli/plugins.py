@@ -74,13 +74,16 @@ def run(options: argparse.Namespace) -> int:
     rows = [_Row(p, p.status, p.why, p.load_ms) for p in plugins if _wanted(p, options.names)]
     if options.probe:
         _probe(rows, options.timeout)
-    dead = plugin_manager().dead_words()
+    dead, tools = plugin_manager().dead_words(), plugin_manager().dead_tools()
     if options.json:
-        print(json.dumps({"plugins": [row.as_data() for row in rows], "unmatched": dead}, indent=2))
+        found = {"plugins": [row.as_data() for row in rows], "unmatched": dead, "unmatched_tools": tools}
+        print(json.dumps(found, indent=2))
     else:
         _print(rows, options.verbose)
         for word in dead:
             print(f"PETAFLOP_DISABLE_PLUGINS: {word!r} matches no plugin and no package", file=sys.stderr)
+        for word in tools:
+            print(f"PETAFLOP_TOOLS: {word!r} matches no tool", file=sys.stderr)
     failed = any(row.status in ("broken", "conflict") for row in rows)
     return 1 if options.strict and failed else 0
 

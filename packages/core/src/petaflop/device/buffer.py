@@ -21,7 +21,7 @@ class Buffer:
     """`size` bytes on a backend. Freed with its last reference; a `base` is kept alive by its parts.
 
     `variables` holds the values that symbolic sizes had when the contents were written; `version` counts the
-    times that they were replaced in place.
+    times that they were replaced in place; `replayed` says that a jitted function returned them.
     """
 
     __slots__ = (
@@ -33,6 +33,7 @@ class Buffer:
         "keep",
         "offset",
         "overwritten",
+        "replayed",
         "size",
         "variables",
         "version",
@@ -44,7 +45,7 @@ class Buffer:
         self.keep = keep
         self.variables: Mapping[Any, int] = {}
         self.version = 0
-        self.overwritten = ""
+        self.overwritten, self.replayed = "", False
         if handle is None:
             self.handle = backend.allocate(max(size, 1))
             self._finalizer = weakref.finalize(self, _release, backend, self.handle, size, id(self))

@@ -92,7 +92,14 @@ def _path(outputs: Sequence[Node], targets: Sequence[Node]) -> list[Node]:
 
 def _contribute(found: dict[Node, Node | Phases], node: Node, part: Node | Phases) -> None:
     before = found.get(node)
-    found[node] = part if before is None else compute(Op.ADD, _whole(before), _whole(part))
+    if before is None or _is_zero(before):
+        found[node] = part
+    elif not _is_zero(part):
+        found[node] = compute(Op.ADD, _whole(before), _whole(part))
+
+
+def _is_zero(grad: Node | Phases) -> bool:
+    return isinstance(grad, Node) and grad.op is Op.CONST and grad.arg == 0
 
 
 def _whole(grad: Node | Phases) -> Node:

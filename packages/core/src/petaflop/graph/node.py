@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from petaflop.config import config
 from petaflop.dtype import DType, bool_, int32
-from petaflop.errors import DeviceError, DTypeError, GradientError, ShapeError
+from petaflop.errors import DeviceError, DTypeError, GradientError, ShapeError, user_line
 from petaflop.graph.ops import SPEC, VIEWS, Op
 from petaflop.graph.symbolic import Dim, Expr, product
 
@@ -34,6 +35,7 @@ __all__ = [
     "duplicate",
     "gather",
     "iota",
+    "origins",
     "own_leaf",
     "read_sources",
     "realize",
@@ -104,6 +106,8 @@ class Node:
 
 
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
+# the user's line that built a node first; only while PETAFLOP_CHECK is set, since looking is slow
+origins: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
 
 
 def _node(
@@ -112,13 +116,21 @@ def _node(
     key = (op, sources, repr(arg) if op is Op.CONST else arg, dtype, shape, device)
     found = _table.get(key)
     if found is None:
-        found = Node()
-        found.op, found.sources, found.arg, found.dtype = op, sources, arg, dtype
-        found.shape, found.device, found.buffer, found.version = shape, device, None, 0
-        flows = dtype.is_float and op is not Op.DETACH  # integers and bool have no gradient
-        found.needs_gradient = flows and any(source.needs_gradient for source in sources)
-        found = _table.setdefault(key, found)
+        found = _table.setdefault(key, _new(op, sources, arg, dtype, shape, device))
+        if config.check:
+            origins[found] = user_line()
     return found
+
+
+def _new(
+    op: Op, sources: tuple[Node, ...], arg: Any, dtype: DType, shape: tuple[Dim, ...], device: str | None
+) -> Node:
+    node = Node()
+    node.op, node.sources, node.arg, node.dtype = op, sources, arg, dtype
+    node.shape, node.device, node.buffer, node.version = shape, device, None, 0
+    flows = dtype.is_float and op is not Op.DETACH  # integers and bool have no gradient
+    node.needs_gradient = flows and any(source.needs_gradient for source in sources)
+    return node
 
 
 def _device(sources: Iterable[Node]) -> str | None:
@@ -159,7 +171,7 @@ def variable(expr: Expr, dtype: DType = int32) -> Node:
 
 def buffer_leaf(buffer: Any, dtype: DType, shape: tuple[Dim, ...], device: str) -> Node:
     """Memory as a leaf of its own; None for a stand-in that graphs are built and differentiated on."""
-    node = _node(Op.BUFFER, (), next(_identities), dtype, shape, device)
+    node = _new(Op.BUFFER, (), next(_identities), dtype, shape, device)  # no other node is equal to it
     if buffer is not None:
         node.attach(buffer)
     return node

@@ -129,8 +129,8 @@ _ROWS = (
            "ADD: expand g; MAX: g to each maximum, divided by their number; MUL: g·(product of the others)", None),
     OpSpec(Op.SCAN, "compute along axes", 1, "any", "arg.dtype", "inclusive running ADD, MUL or MAX along `arg.axis`",
            "ADD: reversed scan of g; others by the definition", None),
-    OpSpec(Op.CAST, "type", 1, "any", "arg", "value conversion: to float round to nearest even, float to integer "
-           "truncates and saturates with NaN giving 0, integer to integer wraps, to bool a ≠ 0", "cast g back"),
+    OpSpec(Op.CAST, "type", 1, "any", "arg", "value conversion: to float round to nearest even, past its largest "
+           "value infinity (NaN for float8_e4m3, which has none), float to integer truncates and saturates with NaN giving 0, integer to integer wraps, to bool a ≠ 0", "cast g back"),
     OpSpec(Op.BITCAST, "type", 1, "any", "arg", "the same bits as another dtype; the last axis is scaled when the "
            "sizes differ", "none"),
     OpSpec(Op.CONST, "leaf", 0, "any", "arg", "one value in every element", "none"),

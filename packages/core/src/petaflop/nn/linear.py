@@ -73,6 +73,8 @@ class Bilinear(Module):
 class Embedding(Module):
     """Rows of a table: integers of any shape to (…, embedding_dim); weight (num_embeddings, embedding_dim).
 
+    Negative integers count from the end; those out of range give zeros, or an error if PETAFLOP_CHECK=index.
+
     >>> Embedding(10, 4)(Tensor([[1, 2, 3]])).shape
     (1, 3, 4)
     """

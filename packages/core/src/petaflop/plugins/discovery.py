@@ -69,13 +69,39 @@ def scan(packages: Iterable[Distribution] | None = None) -> list[Plugin]:
     found: list[Plugin] = []
     seen: set[str] = set()
     for package in distributions() if packages is None else packages:
-        if "petaflop." not in (_read(package, "entry_points.txt") or ""):
+        unreadable = _why_unreadable(package)
+        if not unreadable and "petaflop." not in (_read(package, "entry_points.txt") or ""):
             continue
         name, version = _identity(package)
-        if normalized(name) not in seen:  # of two copies on the path Python imports the first
-            seen.add(normalized(name))
-            found.extend(_offers(package, name, version))
+        if normalized(name) in seen:  # of two copies on the path Python imports the first
+            continue
+        seen.add(normalized(name))
+        found.extend(
+            [_broken(package, name, version, unreadable)] if unreadable else _offers(package, name, version)
+        )
     return sorted(found, key=lambda plugin: (plugin.kind, plugin.name, plugin.package))
+
+
+def _why_unreadable(package: Distribution) -> str:
+    """What keeps Python from seeing the entries of a package, whosever it is: no text, or no INI file."""
+    try:
+        lines = (package.read_text("entry_points.txt") or "").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return one_line(error)
+    content = (line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
+    first = next(content, "[]")
+    return (
+        ""
+        if first.startswith("[") and first.endswith("]")
+        else f"expected a [group] first, got {first[:60]!r}"
+    )
+
+
+def _broken(
+    package: Distribution, name: str, version: str, why: str, error: BaseException | None = None
+) -> Plugin:
+    path, why = str(package.locate_file("")), f"entry_points.txt cannot be read: {why}"
+    return Plugin("unknown", name, name, version, path=path, outcome="broken", why=why, error=error)
 
 
 def _offers(package: Distribution, name: str, version: str) -> Iterator[Plugin]:
@@ -83,8 +109,7 @@ def _offers(package: Distribution, name: str, version: str) -> Iterator[Plugin]:
     try:
         entries = list(package.entry_points)
     except Exception as error:  # noqa: BLE001 – whatever is wrong with one file, the others must be seen
-        why = f"entry_points.txt cannot be read: {one_line(error)}"
-        yield Plugin("unknown", name, name, version, path=path, outcome="broken", why=why, error=error)
+        yield _broken(package, name, version, one_line(error), error)
         return
     best: dict[tuple[str, str], Plugin] = {}
     for entry in entries:

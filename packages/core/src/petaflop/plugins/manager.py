@@ -71,6 +71,11 @@ class PluginManager:
         external = [plugin for plugin in self.plugins() if not _is_built_in(plugin)]
         return [w for w in config.disable_plugins if w != "*" and not any(_matches(w, p) for p in external)]
 
+    def dead_tools(self) -> list[str]:
+        """Words of PETAFLOP_TOOLS that name no tool."""
+        tools = {plugin.name for plugin in self.plugins() if plugin.kind == "tool"}
+        return [word for word in config.tools if word not in tools]
+
     def find(self, kind: str, name: str) -> Plugin:
         """The one plugin of that name; PluginError if there is none, more than one, or one not to be used."""
         if kind not in KINDS:

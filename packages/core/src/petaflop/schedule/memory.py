@@ -7,12 +7,26 @@ from collections.abc import Mapping
 from petaflop.graph.symbolic import Expr, evaluate
 from petaflop.ir.schedule import Schedule
 
-__all__ = ["plan_memory"]
+__all__ = ["plan_memory", "planned"]
 
 _ALIGNMENT = 128
 
 
-def plan_memory(schedule: Schedule, variables: Mapping[Expr, int]) -> tuple[dict[int, int], int]:
+Plan = tuple[dict[int, int], int]
+_MOST_PLANS = 64  # kept of one schedule, for sizes that come again
+
+
+def planned(plans: dict[tuple[int, ...], Plan], schedule: Schedule, variables: Mapping[Expr, int]) -> Plan:
+    """`plan_memory` for these sizes, once for each of the latest."""
+    key = tuple(variables.values())
+    if key not in plans:
+        plans[key] = plan_memory(schedule, variables)
+        if len(plans) > _MOST_PLANS:
+            del plans[next(iter(plans))]
+    return plans[key]
+
+
+def plan_memory(schedule: Schedule, variables: Mapping[Expr, int]) -> Plan:
     """Slot → offset of every temporary, and the size of the arena; slots alive at once never overlap.
 
     Greedy by size: the largest temporary first, each at the lowest offset that is free for its whole life.

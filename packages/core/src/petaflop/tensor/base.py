@@ -14,7 +14,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from petaflop import checking
 from petaflop import realize as runtime
+from petaflop.config import config
 from petaflop.device.registry import default_device, get_backend
 from petaflop.dtype import DType, bool_, default_float, default_int, promote, to_dtype
 from petaflop.errors import (
@@ -312,7 +314,11 @@ class TensorBase(Watched):
     # ---- dtype ----
 
     def cast(self, dtype: Any) -> Self:
-        """The values as another dtype; float to integer truncates and saturates, NaN gives 0."""
+        """The values as another dtype; float to integer truncates and saturates, NaN gives 0.
+
+        Floats round to nearest even; what is too large becomes infinite, and NaN in float8_e4m3, which has no
+        infinity (PyTorch gives 448: clamp first for that).
+        """
         return self._wrap(graph.cast(self.node, to_dtype(dtype)))
 
     def bitcast(self, dtype: Any) -> Self:
@@ -335,19 +341,25 @@ class TensorBase(Watched):
             )
         return number % limit
 
+    def _expect_indices(
+        self, name: str, index: TensorBase, axis: int, least: int | None = 0, besides: int | None = None
+    ) -> None:
+        """Where PETAFLOP_CHECK says so, have an index into an axis checked before it is used: values from
+        `least` on (None: negative ones count from the end), and `besides`."""
+        if config.check == "index":
+            size = self.shape[axis]
+            first = -evaluate(size) if least is None else least
+            checking.expect_indices(name, index.node, first, size, besides)
+
     def _axes(self, name: str, axes: Any) -> tuple[int, ...]:
         """Axes as a tuple; None is all. RuntimeError when one is named twice."""
         if axes is None:
             return tuple(range(self.ndim))
         listed = axes if isinstance(axes, (tuple, list)) else (axes,)
-        if self.ndim == 0:
-            for axis in listed:
-                self._axis(name, axis)
-            return ()
         result = tuple(self._axis(name, axis) for axis in listed)
         if len(set(result)) != len(result):
             raise ShapeError(f"{name}: expected each axis once, got {tuple(listed)}")
-        return result
+        return result if self.ndim else ()
 
     def _text(self) -> str:
         return f"{self.dtype}{list(self.shape)}"

@@ -8,6 +8,7 @@ import numpy as np
 
 from petaflop.dtype import DType, bool_, default_float, default_int, from_numpy_dtype, int32, int64, uint64
 from petaflop.errors import ArgumentError, ArgumentTypeError, DTypeError
+from petaflop.tensor.dlpack import from_capsule
 
 __all__ = ["buffer_of", "check_fits", "host_array", "python_dtype"]
 
@@ -74,7 +75,12 @@ def buffer_of(name: str, data: Any) -> memoryview:
 def host_array(data: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
     """`data` as an array of native byte order whose dtype petaflop has; cast to `dtype` if one is given."""
     if hasattr(data, "__array__"):
-        array = np.asarray(data)
+        try:
+            array = np.asarray(data)
+        except TypeError:  # torch: NumPy has no dtype for it
+            if not hasattr(data, "__dlpack__"):
+                raise
+            array = from_capsule("Tensor", data)
     elif isinstance(data, range):
         array = _from_python(list(data))
     elif isinstance(data, (list, tuple, bool, int, float)):

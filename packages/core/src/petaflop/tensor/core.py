@@ -10,13 +10,22 @@ from typing import Any, Self
 import numpy as np
 
 from petaflop import realize as runtime
-from petaflop.errors import ArgumentError, ArgumentTypeError, DeviceError, GradientError, ShapeError
+from petaflop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DeviceError,
+    DTypeError,
+    GradientError,
+    ShapeError,
+)
 from petaflop.graph import node as graph
 from petaflop.graph.gradient import gradient
 from petaflop.graph.node import Node
+from petaflop.ir.custom import GradientTemplate
 from petaflop.tensor.base import TensorBase, _leaves, live_tensors
 from petaflop.tensor.casts import Casts
 from petaflop.tensor.decompose import Decompositions
+from petaflop.tensor.dlpack import to_capsule
 from petaflop.tensor.mode import grad_enabled
 
 __all__ = ["Tensor", "differentiated"]
@@ -153,6 +162,19 @@ class Tensor(Decompositions, Casts):
     def __irshift__(self, other: Any) -> Self:
         return self._in_place(">>=", self.__rshift__(other))
 
+    # ---- pickling ----
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By value, through NumPy: the values, the dtype, the device's name and `requires_grad`; without
+        history and `.grad`.
+
+        >>> import pickle
+        >>> same = pickle.loads(pickle.dumps(Tensor([1.5, 2.0], "bfloat16")))
+        >>> same.tolist(), same.dtype
+        ([1.5, 2.0], petaflop.bfloat16)
+        """
+        return _unpickled, (self.numpy(), self._device, self.requires_grad)
+
     # ---- gradients ----
 
     def backward(self, gradient: Any = None, create_graph: bool = False) -> Self:
@@ -170,20 +192,32 @@ class Tensor(Decompositions, Casts):
         node = self.node
         _differentiated[id(self)] = self
         if not node.needs_gradient:
+            jitted = any(n.buffer is not None and n.buffer.replayed for n in graph.toposort((node,)))
             raise GradientError(
-                "backward: expected a result that needs gradient, got one without requires_grad",
+                "backward: expected a result that needs gradient, got "
+                + ("one of a jitted function" if jitted else "one without requires_grad")
+                + ("; call backward inside the jitted function" if jitted else ""),
             )
         targets = _reachable_leaves(node)
         grads = self._gradients([tensor for _, tensor in targets], gradient, [leaf for leaf, _ in targets])
         for (_, tensor), grad in zip(targets, grads, strict=True):
             if grad is not None:
-                grad = grad if create_graph else grad.detach()
+                grad = _with_history(grad, [leaf for leaf, _ in targets]) if create_graph else grad.detach()
                 tensor.grad = grad if tensor.grad is None else tensor.grad + grad
         return self
 
     def gradient(self, *targets: Tensor, gradient: Any = None) -> list[Tensor]:
-        """d(self)/d(target) of each target, differentiable again; RuntimeError for one that this does not
-        depend on."""
+        """d(self)/d(target) of each target, differentiable again.
+
+        Where the value of a gradient no longer depends on a target (the second derivative of `abs`), its own
+        gradient is zeros; RuntimeError for a target that this tensor was not made of at all, where
+        `petaflop.grad`, which sees the whole function, gives zeros as well.
+
+        >>> x = Tensor([3.0, -2.0], requires_grad=True)
+        >>> (first,) = x.abs().sum().gradient(x)
+        >>> first.tolist(), first.sum().gradient(x)[0].tolist()
+        ([1.0, -1.0], [0.0, 0.0])
+        """
         nodes = [target.node for target in targets]
         found = self._gradients(list(targets), gradient, nodes)
         for target, grad in zip(targets, found, strict=True):
@@ -192,7 +226,7 @@ class Tensor(Decompositions, Casts):
                     f"gradient: expected targets that this tensor depends on, got {target._text()}; "
                     "give it requires_grad=True before it is used",
                 )
-        return found
+        return [_with_history(grad, nodes) for grad in found]
 
     def _gradients(self, targets: Sequence[Any], seed: Any, nodes: Sequence[Node]) -> list[Any]:
         if seed is None:
@@ -218,14 +252,25 @@ class Tensor(Decompositions, Casts):
         return bool((self == value).any())
 
     def __round__(self, digits: int | None = None) -> Self:
-        return self.round()
+        return self.round(decimals=digits or 0)
 
     def __format__(self, spec: str) -> str:
         """A scalar as its number, as in `f"{loss:.3f}"`; anything else as its repr, which takes no spec."""
         return format(self.item(), spec) if spec and not self.shape else super().__format__(spec)
 
     def data(self) -> memoryview:
-        """The memory itself, read-only, where the device shares it with the host; a copy elsewhere."""
+        """The memory itself, read-only, where the device shares it with the host; a copy elsewhere.
+
+        DTypeError for bfloat16 and float8, which the buffer protocol has no format for.
+
+        >>> Tensor([1, 2]).data().tolist()
+        [1, 2]
+        """
+        if self.dtype.numpy.isbuiltin != 1:
+            raise DTypeError(
+                f"data: expected a dtype with a buffer format, got {self.dtype}; "
+                f"bitcast it to uint{self.dtype.bits} first"
+            )
         return self._shared().data
 
     def _shared(self) -> np.ndarray[Any, Any]:
@@ -241,21 +286,44 @@ class Tensor(Decompositions, Casts):
         return array.astype(dtype)
 
     def __buffer__(self, flags: int) -> memoryview:
-        """`memoryview(tensor)`, from Python 3.12 on."""
+        """`memoryview(tensor)`: the same as `data()`. Python calls this from 3.12 on; in 3.11 only types in C
+        have buffers, and it raises TypeError: call `data()` there."""
         return self.data()
 
     def __dlpack__(self, **options: Any) -> Any:
-        """The memory as a DLPack capsule, without a copy where the device shares it; an error while it needs
-        gradient."""
+        """The memory as a DLPack capsule of any dtype, read-only, without a copy where the device shares it.
+
+        A consumer that knows no read-only memory (DLPack before version 1) gets a copy. RuntimeError while it
+        needs gradient.
+        """
         if self.requires_grad:
             raise GradientError("dlpack: expected a tensor without gradient; detach() it first")
         array = self._shared()
         if options.get("max_version") is None:  # a consumer that knows no read-only memory
             array = array.copy()
-        return array.__dlpack__(**options)
+        return to_capsule(array, options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)  # host memory: every device hands out host-visible bytes
+
+
+def _unpickled(array: np.ndarray[Any, Any], device: str | None, requires_grad: bool) -> Tensor:
+    return Tensor(array, device=device, requires_grad=requires_grad)
+
+
+def _with_history(grad: Tensor, targets: Sequence[Node]) -> Tensor:
+    """A gradient that knows what it is differentiable by, also where that gives only zeros."""
+    if not grad_enabled():
+        return grad
+    node = grad.node
+    return grad._wrap(graph.custom(_HISTORY, (graph.detach(node), node, *targets), node.dtype, node.shape))
+
+
+def _pass(node: Node, grad: Node) -> list[Node]:
+    return [grad, *(graph.const(0, target.dtype, target.shape) for target in node.sources[2:])]
+
+
+_HISTORY = GradientTemplate("gradient", _pass)  # one for all: schedules are cached by its identity
 
 
 def _reachable_leaves(root: Node) -> list[tuple[Node, TensorBase]]:

@@ -17,6 +17,7 @@ from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.tensor.activations import Activations
 from petaflop.tensor.convert import buffer_of, check_fits, python_dtype
+from petaflop.tensor.dlpack import from_capsule
 from petaflop.tensor.movement import dims
 
 __all__ = ["Creation", "checked_shape"]
@@ -213,11 +214,19 @@ class Creation(Activations):
 
     @classmethod
     def from_numpy(cls, array: np.ndarray[Any, Any], device: str | None = None) -> Self:
-        """A tensor over the memory of an array, without a copy where the device can and the array is
-        contiguous.
+        """A tensor over the memory of an array, without a copy where the device works on host memory and the
+        array (of no subclass) is contiguous, aligned, writable, in native byte order and not empty; otherwise
+        it is copied.
 
-        Writes to one are then seen by the other; do not write while a computation runs. Elsewhere it is
-        copied.
+        Writes to the array are seen by the tensor; do not write while a computation runs. Writes to the
+        tensor are seen by the array until one finds another tensor or unfinished result that still needs the
+        old contents: that write goes to new memory, and sharing has ended.
+
+        >>> array = np.ones(2, np.float32)
+        >>> tensor = Tensor.from_numpy(array, "reference")
+        >>> array[0] = 5
+        >>> tensor.tolist()
+        [5.0, 1.0]
         """
         if not isinstance(array, np.ndarray):
             raise ArgumentTypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
@@ -226,12 +235,13 @@ class Creation(Activations):
     @classmethod
     def from_dlpack(cls, source: Any, device: str | None = None) -> Self:
         """A tensor over anything with `__dlpack__` in host memory (a torch tensor, an array), borrowed as by
-        from_numpy."""
+        from_numpy, bfloat16 and float8 too. ArgumentError for memory of another device, DTypeError for a
+        dtype that petaflop has not."""
         if not hasattr(source, "__dlpack__"):
             raise ArgumentTypeError(
                 f"from_dlpack: expected an object with __dlpack__, got {type(source).__name__}",
             )
-        return cls.from_numpy(np.from_dlpack(source), device)
+        return cls.from_numpy(from_capsule("from_dlpack", source), device)
 
     @classmethod
     def frombuffer(cls, data: Any, dtype: Any = None, device: str | None = None) -> Self:

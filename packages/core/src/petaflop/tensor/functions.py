@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Self
 
-from petaflop.dtype import bool_
+from petaflop.dtype import bool_, float32, float64
+from petaflop.errors import DTypeError
 from petaflop.graph import node as graph
 from petaflop.tensor import formulas
 from petaflop.tensor.elementwise import Elementwise
@@ -140,9 +141,32 @@ class Functions(Elementwise):
         """The smallest integer that is not below x."""
         return self._round("ceil", formulas.ceil)
 
-    def round(self) -> Self:
-        """The nearest integer, ties to even."""
-        return self._round("round", formulas.round_)
+    def round(self, *, decimals: int = 0) -> Self:
+        """The nearest integer, ties to even; or the nearest multiple of 10 to the power of −`decimals`.
+
+        As in PyTorch, x·10ᵈ is rounded and divided again, so ties are those of the product. DTypeError for
+        integers unless `decimals` is 0.
+
+        >>> Tensor([1.25, 1250.0]).round(decimals=-2).tolist(), Tensor(0.126).round(decimals=2).item() < 0.131
+        ([0.0, 1200.0], True)
+        """
+        if not decimals:
+            return self._round("round", formulas.round_)
+        if not self.dtype.is_float:
+            raise DTypeError(
+                f"round: expected a float tensor for {decimals=}, got {self.dtype}; cast it first"
+            )
+        wide = self if self.dtype.bits > 16 else self.cast(float32)
+        limit = 308 if wide.dtype is float64 else 38
+        scale = 10.0 ** min(abs(decimals), limit)
+        if decimals > 0:
+            scaled = wide * scale
+            rounded = scaled.isfinite().where(
+                scaled.round() / scale, wide.detach()
+            )  # too large for a fraction
+        else:
+            rounded = (wide / scale).round() * scale
+        return rounded.cast(self.dtype)
 
     def trunc(self) -> Self:
         """The integer part, towards 0."""

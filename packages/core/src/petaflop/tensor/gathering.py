@@ -49,6 +49,8 @@ class Gathering(Indexing):
                 f"{name}: expected an index of {self.ndim} axes, at most {list(self.shape)} but for axis "
                 f"{axis}, got {list(chosen.shape)}",
             )
+        if self.shape:
+            self._expect_indices(name, chosen, axis)
         return axis, chosen
 
     def take_along_dim(self, index: Any, dim: int | None = None) -> Self:

@@ -15,7 +15,7 @@ from petaflop.graph.symbolic import Dim, Expr, product
 from petaflop.tensor.base import broadcast_shapes
 from petaflop.tensor.movement import size_node
 
-__all__ = ["NEW", "Axis", "IndexPlan", "kept_sizes", "slice_axis", "span"]
+__all__ = ["NEW", "NOTHING", "Axis", "IndexPlan", "kept_sizes", "slice_axis", "span"]
 
 
 @dataclass(slots=True)
@@ -32,6 +32,7 @@ class Axis:
 
 
 NEW = object()  # None in an index: a new axis
+NOTHING = object()  # `...` where every axis is named: it only parts the arrays beside it
 
 
 class IndexPlan:
@@ -45,7 +46,9 @@ class IndexPlan:
         self.numbers = [number for number, _ in arrays]
         self.index_shape = self._common_shape([axis.array for _, axis in arrays])
         places = [
-            p for p, item in enumerate(items) if item is not NEW and (item.array is not None or item.dropped)
+            p
+            for p, item in enumerate(items)
+            if isinstance(item, Axis) and (item.array is not None or item.dropped)
         ]
         self.adjacent = places == list(range(places[0], places[-1] + 1))
         self.first_item = places[0]
@@ -111,8 +114,8 @@ class IndexPlan:
         for position, item in enumerate(self.items):
             if self.adjacent and position == self.first_item:
                 result.extend(self.index_shape)
-            if item is NEW:
-                result.append(1)
+            if not isinstance(item, Axis):
+                result += [1] if item is NEW else []
                 continue
             if item.array is None and not item.dropped:
                 result.append(rest[number])
@@ -128,8 +131,8 @@ def kept_sizes(items: list[Any], sizes: Sequence[Dim]) -> list[Dim]:
     result: list[Dim] = []
     remaining = iter(sizes)
     for item in items:
-        if item is NEW:
-            result.append(1)
+        if not isinstance(item, Axis):
+            result += [1] if item is NEW else []
             continue
         size = next(remaining)
         if not item.dropped:

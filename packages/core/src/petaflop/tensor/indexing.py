@@ -21,7 +21,7 @@ from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Dim, Expr
 from petaflop.tensor.base import TensorBase
-from petaflop.tensor.index_plan import NEW, Axis, IndexPlan, kept_sizes, slice_axis, span
+from petaflop.tensor.index_plan import NEW, NOTHING, Axis, IndexPlan, kept_sizes, slice_axis, span
 from petaflop.tensor.movement import size_node
 from petaflop.tensor.random import Random
 
@@ -41,14 +41,14 @@ class Indexing(Random):
             shape, rest = self._flags_as_axes(raw)
             return self.reshape(shape)[rest]
         items = self._items(raw)
-        axes = [item for item in items if item is not NEW]
+        axes = [item for item in items if isinstance(item, Axis)]
         regions = self._regions(axes)
         if not any(axis.array is not None for axis in axes):
             return regions.reshape(tuple(kept_sizes(items, regions.shape)))
         return self._gathered(items, axes, regions)
 
     def _raw(self, index: Any) -> list[Any]:
-        """The parts of an index, `...` replaced by slices: every axis is named once."""
+        """The parts of an index, a `...` that stands for axes as slices: every axis is named once."""
         raw = list(index) if isinstance(index, tuple) else [index]
         raw = [self._prepared(item) for item in raw]
         used = sum(_consumes(item) for item in raw)
@@ -60,7 +60,8 @@ class Indexing(Random):
                 f"index: expected at most {self.ndim} indices for {self._text()}, got {used}"
             )
         place = dots[0] if dots else len(raw)
-        raw[place : place + len(dots)] = [slice(None)] * (self.ndim - used)
+        if self.ndim > used:  # one of no width still parts the arrays beside it
+            raw[place : place + len(dots)] = [slice(None)] * (self.ndim - used)
         return raw
 
     def _flags_as_axes(self, raw: list[Any]) -> tuple[tuple[Dim, ...], tuple[Any, ...]]:
@@ -80,12 +81,14 @@ class Indexing(Random):
         return tuple(shape), tuple(index)
 
     def _items(self, raw: list[Any]) -> list[Any]:
-        """One Axis for each axis, NEW for each new one, in order."""
+        """One Axis for each axis, NEW for each new one, NOTHING for a `...` of no width, in order."""
         items: list[Any] = []
         axis = 0
         for item in raw:
             if item is None:
                 items.append(NEW)
+            elif item is Ellipsis:
+                items.append(NOTHING)
             elif _is_mask(item):
                 items.extend(self._mask_axes(item, axis))
                 axis += item.ndim
@@ -149,6 +152,7 @@ class Indexing(Random):
         if not item.dtype.is_integer:
             raise IndexRangeError(f"index: expected integers or bool, got {item.dtype}")
         index = item.detach()
+        self._expect_indices("index", index, axis, least=None)
         wide = index.cast(int64 if index.dtype.itemsize == 8 else int32)
         return (wide < 0).where(wide + wide._wrap(size_node(size, ())), wide)
 
@@ -202,7 +206,7 @@ class Indexing(Random):
             if self._set_mask(mask, value):
                 return
         items = self._items(raw)
-        axes = [item for item in items if item is not NEW]
+        axes = [item for item in items if isinstance(item, Axis)]
         source = self._lift(value)
         if any(axis.array is not None for axis in axes):
             self._set_scattered(items, axes, source)

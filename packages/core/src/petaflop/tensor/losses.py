@@ -44,12 +44,14 @@ class Losses(Nets):
         """−self[target] of log-probabilities (N, C, …) with int targets (N, …); the mean is weighted, as in
         PyTorch.
 
-        A target outside the classes counts as ignored.
+        A target outside the classes gives a loss of 0 (but counts in the mean, unlike `ignore_index`);
+        PETAFLOP_CHECK=index makes it an error.
         """
         labels = self._lift(target)
         if not labels.dtype.is_integer:
             raise DTypeError(f"nll_loss: expected integer targets, got {labels.dtype}")
         axis = 0 if self.ndim == 1 else 1
+        self._expect_indices("nll_loss", labels, axis, besides=ignore_index)
         wide, chosen = self._picked_class("nll_loss", labels, axis)
         losses = -(chosen.where(self, 0.0).sum(axis))
         counted = wide.ne(ignore_index).squeeze(axis)
@@ -70,7 +72,7 @@ class Losses(Nets):
         label_smoothing: float = 0.0,
     ) -> Self:
         """nll_loss(log_softmax(self)) of scores (N, C, …) or (C,) with class indices, or with probabilities
-        per class.
+        per class. A class out of range is as in nll_loss.
 
         >>> round(Tensor([[0.0, 0.0]]).cross_entropy(Tensor([1])).item(), 4)
         0.6931

@@ -1,7 +1,7 @@
 """Reductions along axes: sums, extremes, moments, softmax and running totals.
 
-Integer sums and products are int32 (bool and up to 32 bits), int64 or uint64 (64 bits); half floats are
-accumulated in float32 and rounded once.
+Integer sums are int32 (bool and up to 32 bits), int64 or uint64 (64 bits), integer products always 64 bits;
+half floats are accumulated in float32 and rounded once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from typing import Any, Self
 
 from petaflop.dtype import DType, bool_, float32, int32, int64, to_dtype, uint64
-from petaflop.errors import DTypeError, IndexRangeError, ShapeError
+from petaflop.errors import ArgumentTypeError, DTypeError, IndexRangeError, ShapeError
 from petaflop.graph import node as graph
 from petaflop.graph import view
 from petaflop.graph.ops import Op
@@ -30,6 +30,11 @@ def sum_dtype(dtype: DType) -> DType:
     return uint64 if dtype is uint64 else int64 if dtype.bits > 32 or dtype.name == "uint32" else int32
 
 
+def product_dtype(dtype: DType) -> DType:
+    """The dtype of a product: 64 bits, since it grows past 32 within few factors; floats keep theirs."""
+    return dtype if dtype.is_float or dtype is uint64 else int64
+
+
 def accumulate_dtype(dtype: DType) -> DType:
     """What a sum of this dtype is accumulated in."""
     return float32 if dtype.is_float and dtype.itemsize < 4 else dtype
@@ -46,8 +51,7 @@ class Reductions(Functions):
             node = view.reshape(node, tuple(size for axis, size in enumerate(node.shape) if axis not in axes))
         return self._wrap(node)
 
-    def _total(self, op: Op, axes: tuple[int, ...], keepdim: bool, dtype: Any) -> Self:
-        wanted = sum_dtype(self.dtype) if dtype is None else to_dtype(dtype)
+    def _total(self, op: Op, axes: tuple[int, ...], keepdim: bool, wanted: DType) -> Self:
         source = self if self.dtype.is_float == wanted.is_float else self.cast(wanted)
         return source._fold(op, axes, keepdim, accumulate_dtype(wanted)).cast(wanted)
 
@@ -57,11 +61,17 @@ class Reductions(Functions):
         >>> Tensor([[1, 2], [3, 4]]).sum(0).tolist()
         [4, 6]
         """
-        return self._total(Op.ADD, self._axes("sum", dim if axis is None else axis), keepdim, dtype)
+        wanted = sum_dtype(self.dtype) if dtype is None else to_dtype(dtype)
+        return self._total(Op.ADD, self._axes("sum", dim if axis is None else axis), keepdim, wanted)
 
     def prod(self, axis: Any = None, keepdim: bool = False, *, dtype: Any = None, dim: Any = None) -> Self:
-        """The product along axes; the dtype is that of sum()."""
-        return self._total(Op.MUL, self._axes("prod", dim if axis is None else axis), keepdim, dtype)
+        """The product along axes; int64 for bool and integers (uint64 for uint64).
+
+        >>> Tensor([70000, 70000]).prod().item()
+        4900000000
+        """
+        wanted = product_dtype(self.dtype) if dtype is None else to_dtype(dtype)
+        return self._total(Op.MUL, self._axes("prod", dim if axis is None else axis), keepdim, wanted)
 
     def _not_empty(self, name: str, axes: tuple[int, ...]) -> None:
         if any(self.shape[axis] == 0 for axis in axes):
@@ -115,9 +125,25 @@ class Reductions(Functions):
         return wide._over(source._count(axes)).cast(source.dtype)
 
     def var_mean(
-        self, axis: Any = None, correction: float = 1, keepdim: bool = False, *, dim: Any = None
+        self,
+        axis: Any = None,
+        correction: float | None = None,
+        keepdim: bool = False,
+        *,
+        dim: Any = None,
+        unbiased: bool | None = None,
     ) -> tuple[Self, Self]:
-        """(variance, mean) along axes; the sum of squares is divided by count − correction."""
+        """(variance, mean) along axes; the sum of squares is divided by count − correction.
+
+        The correction is 1 unless told; `unbiased=False` is the older way to say 0. A bool in place of the
+        axes, as PyTorch takes it, is that too.
+        """
+        if isinstance(axis, bool):
+            axis, unbiased = None, axis
+        if unbiased is not None and correction is not None:
+            raise ArgumentTypeError(f"var: expected correction or unbiased, got {correction} and {unbiased}")
+        if correction is None:
+            correction = 0 if unbiased is False else 1
         source = self._float("var")
         axes = source._axes("var", dim if axis is None else axis)
         wide = source.cast(accumulate_dtype(source.dtype))
@@ -139,19 +165,45 @@ class Reductions(Functions):
         """Without axes of size 1."""
         return self.reshape(tuple(size for axis, size in enumerate(self.shape) if axis not in axes))
 
-    def var(self, axis: Any = None, correction: float = 1, keepdim: bool = False, *, dim: Any = None) -> Self:
-        """The variance along axes, by count − correction."""
-        return self.var_mean(axis, correction, keepdim, dim=dim)[0]
+    def var(
+        self,
+        axis: Any = None,
+        correction: float | None = None,
+        keepdim: bool = False,
+        *,
+        dim: Any = None,
+        unbiased: bool | None = None,
+    ) -> Self:
+        """The variance along axes; see var_mean().
 
-    def std(self, axis: Any = None, correction: float = 1, keepdim: bool = False, *, dim: Any = None) -> Self:
-        """The standard deviation along axes."""
-        return self.var(axis, correction, keepdim, dim=dim)._root()
+        >>> Tensor([1.0, 2.0, 3.0]).var().item(), Tensor([1.0, 3.0]).var(unbiased=False).item()
+        (1.0, 1.0)
+        """
+        return self.var_mean(axis, correction, keepdim, dim=dim, unbiased=unbiased)[0]
+
+    def std(
+        self,
+        axis: Any = None,
+        correction: float | None = None,
+        keepdim: bool = False,
+        *,
+        dim: Any = None,
+        unbiased: bool | None = None,
+    ) -> Self:
+        """The standard deviation along axes; see var_mean()."""
+        return self.var(axis, correction, keepdim, dim=dim, unbiased=unbiased)._root()
 
     def std_mean(
-        self, axis: Any = None, correction: float = 1, keepdim: bool = False, *, dim: Any = None
+        self,
+        axis: Any = None,
+        correction: float | None = None,
+        keepdim: bool = False,
+        *,
+        dim: Any = None,
+        unbiased: bool | None = None,
     ) -> tuple[Self, Self]:
-        """(standard deviation, mean) along axes."""
-        variance, mean = self.var_mean(axis, correction, keepdim, dim=dim)
+        """(standard deviation, mean) along axes; see var_mean()."""
+        variance, mean = self.var_mean(axis, correction, keepdim, dim=dim, unbiased=unbiased)
         return variance._root(), mean
 
     def _root(self) -> Self:
@@ -222,7 +274,7 @@ class Reductions(Functions):
         """x − max(x) along an axis, in the dtype to compute in; the axis; the dtype of the result."""
         source = self.cast(float_dtype(self.dtype) if dtype is None else dtype)
         kind = source.dtype
-        number = () if not self.shape else (source._axis(name, axis),)
+        number = (source._axis(name, axis),) if self.shape else source._axes(name, axis)
         wide = source.cast(accumulate_dtype(kind))
         return wide - wide.detach()._fold(Op.MAX, number, True), number, kind
 
@@ -265,15 +317,16 @@ class Reductions(Functions):
 
     def cumsum(self, axis: int = 0, dtype: Any = None, *, dim: int | None = None) -> Self:
         """The running sum along an axis; the dtype is that of sum()."""
-        return self._running("cumsum", Op.ADD, axis if dim is None else dim, dtype)
+        wanted = sum_dtype(self.dtype) if dtype is None else to_dtype(dtype)
+        return self._running("cumsum", Op.ADD, axis if dim is None else dim, wanted)
 
     def cumprod(self, axis: int = 0, dtype: Any = None, *, dim: int | None = None) -> Self:
-        """The running product along an axis; the dtype is that of sum()."""
-        return self._running("cumprod", Op.MUL, axis if dim is None else dim, dtype)
+        """The running product along an axis; the dtype is that of prod()."""
+        wanted = product_dtype(self.dtype) if dtype is None else to_dtype(dtype)
+        return self._running("cumprod", Op.MUL, axis if dim is None else dim, wanted)
 
-    def _running(self, name: str, op: Op, axis: int, dtype: Any) -> Self:
+    def _running(self, name: str, op: Op, axis: int, wanted: DType) -> Self:
         number = self._axis(name, axis)
-        wanted = sum_dtype(self.dtype) if dtype is None else to_dtype(dtype)
         source = self if self.dtype.is_float == wanted.is_float else self.cast(wanted)
         return source._scan(op, number, accumulate_dtype(wanted)).cast(wanted)
 

@@ -25,6 +25,7 @@ from petaflop.dtype import DType, from_numpy_dtype, to_dtype
 from petaflop.errors import ArgumentError, ArgumentTypeError, DTypeError
 from petaflop.plugin_api import Dim, Expr, Node
 from petaflop.recording import host_values, memory_of, placeholder, record
+from petaflop.replacing import replaceable
 from petaflop_onnx.exporter.contraction import contraction_pattern
 from petaflop_onnx.exporter.lowering import Lowering
 from petaflop_onnx.exporter.methods import method_pattern
@@ -275,6 +276,7 @@ def _written(model: ModelProto, path: Path | None) -> ModelProto:
     elif path is None:
         raise ArgumentError("export: expected a path for a model of more than 1 GiB, got none")
     else:
+        path = replaceable(path)
         beside = f"{path.name}.data"
         onnx.save_model(model, path, save_as_external_data=True, location=beside)
         onnx.checker.check_model(str(path), full_check=True)

@@ -45,6 +45,10 @@ def _loop(execution: Execution, step: Step, inputs: Sequence[Value], values: Val
     body = step.bodies["body"]
     most = None if inputs[0] is None else int(execution.read(inputs[0], f"{step.where}: M").item())
     going = inputs[1] is None or bool(execution.read(inputs[1], f"{step.where}: cond").item())
+    if inputs[1] is None and (most is None or most > _MOST_ROUNDS):
+        raise ValueError(f"M: expected at most {_MOST_ROUNDS} rounds, got {most or 'no limit'}")
+    if inputs[1] is None and most is not None and most > _MOST_UNROLLED and not execution.may_read:
+        raise NeedsValue(step.where)
     state = list(inputs[2:])
     rows: list[list[Value]] = [[] for _ in body.outputs[1 + len(state) :]]
     count, known = 0, True

@@ -7,6 +7,7 @@ import importlib
 import io
 import itertools
 import re
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -138,9 +139,13 @@ def _image_decoder(call: Call, stream: Array) -> Array:
     modes = {"RGB": "RGB", "BGR": "RGB", "Grayscale": "L"}
     if call["pixel_format"] not in modes:
         raise ValueError(f"pixel_format: expected {', '.join(modes)}, got {call['pixel_format']!r}")
-    image = _pillow().open(io.BytesIO(stream.tobytes()))
-    if image.width * image.height > _MOST_PIXELS:
-        raise ValueError(f"encoded_stream: expected at most 2^26 pixels, got {image.width} x {image.height}")
-    array = np.asarray(image.convert(modes[call["pixel_format"]]))
+    pillow = _pillow()
+    try:
+        image = pillow.open(io.BytesIO(stream.tobytes()))
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"expected at most 2^26 pixels, got {image.width} x {image.height}")
+        array = np.asarray(image.convert(modes[call["pixel_format"]]))
+    except (OSError, SyntaxError, ValueError, struct.error, pillow.DecompressionBombError) as error:
+        raise ValueError(f"encoded_stream: {error}") from None
     array = array[:, :, None] if array.ndim == 2 else array
     return np.ascontiguousarray(array[:, :, ::-1] if call["pixel_format"] == "BGR" else array)

@@ -18,7 +18,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--update", action="store_true", help="add what passes now to the baseline")
     parser.add_argument("--report", type=Path, help="folder for suite.txt and suite.json")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds for one case")
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds for one case")
     parser.add_argument("--memory", type=float, default=16.0, help="GiB of addresses for one worker")
     parser.add_argument("--match", default="", help="only cases whose name holds this text")
     parser.add_argument("--failures", action="store_true", help="print the error of every case that fails")
