@@ -30,7 +30,7 @@ _USUAL_BOUND = 4096  # working memory is for the largest sizes, so it may have t
 _MOST_FORMS = 16  # captures for varying sizes, per model
 _MOST_SEEN = 256  # sets of sizes that are known to be captured as numbers
 _MOST_CALLS = 8  # that a relation between sizes must have held in
-# What handlers, graph and compiler raise where they need a number: never caught where a capture exists already.
+# What handlers, graph and compiler raise where they need a number; errors of a replay are never caught.
 _FAULTS = (
     PetaflopError,
     NeedsNumber,

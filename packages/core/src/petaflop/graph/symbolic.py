@@ -14,7 +14,8 @@ from typing import Any
 
 from petaflop.dtype import DType, bool_, index
 from petaflop.errors import ArgumentError
-from petaflop.graph.ops import Native, Op
+from petaflop.graph.ops import Leaf, Native, Op
+from petaflop.graph.text import text_of
 
 __all__ = [
     "FALSE",
@@ -45,14 +46,6 @@ __all__ = [
 ]
 
 _BIG = 1 << 62
-
-
-class Leaf:
-    """The leaves that only kernels have; `Expr.op` is one of these strings, an `Op` or a `Native`."""
-
-    AXIS = "AXIS"  # arg: name, args: (size,)
-    LOAD = "LOAD"  # arg: (buffer name, fill), args: (valid, *index)
-    STATE = "STATE"  # arg: name of a reduction's running state
 
 
 class Expr:
@@ -120,9 +113,7 @@ class Expr:
     __index__ = __int__
 
     def __repr__(self) -> str:
-        from petaflop.graph.text import text_of  # here, as it walks the expressions of this module
-
-        return text_of(self)
+        return text_of(topological((self,)))
 
     def bind(self, value: int) -> Expr:
         """Give a `Variable` the value that the next realizations use; returns the variable.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from petaflop.dtype import bool_
-from petaflop.graph.ops import Native, Op
-from petaflop.graph.symbolic import TRUE, Expr, Leaf, topological
+from petaflop.graph.ops import Leaf, Native, Op
 
 __all__ = ["text_of"]
 
@@ -14,15 +16,14 @@ _SYMBOLS = {Op.ADD: "+", Op.MUL: "*", Op.DIV: "//", Native.MOD: "%", Op.LT: "<",
 _LONG = 40  # characters from which on a shared part is named instead of repeated
 
 
-def text_of(root: Expr) -> str:
-    """As code; long parts that are used more than once come as `… with t0 = …, t1 = …`, so that text stays
-    linear."""
-    order = topological((root,))
-    uses: dict[Expr, int] = {}
+def text_of(order: Sequence[Any]) -> str:
+    """The last of expressions in topological order; long parts that are used more than once come as
+    `… with t0 = …, t1 = …`, so that text stays linear."""
+    uses: dict[Any, int] = {}
     for expr in order:
         for arg in expr.args:
             uses[arg] = uses.get(arg, 0) + 1
-    done: dict[Expr, str] = {}
+    done: dict[Any, str] = {}
     named: list[str] = []
     for expr in order:
         text = _one_text(expr, [done[arg] for arg in expr.args])
@@ -30,17 +31,18 @@ def text_of(root: Expr) -> str:
             named.append(f"t{len(named)} = {_bare(text)}")
             text = f"t{len(named) - 1}"
         done[expr] = text
-    text = _bare(done[root])
+    text = _bare(done[order[-1]])
     return f"{text} with {', '.join(named)}" if named else text
 
 
-def _one_text(expr: Expr, parts: list[str]) -> str:
+def _one_text(expr: Any, parts: list[str]) -> str:
     if expr.op is Op.CONST:
         return str(bool(expr.arg)) if expr.dtype is bool_ else str(expr.arg)
     if expr.op is Leaf.LOAD:
         name, fill = expr.arg
         element = f"{name}[{', '.join(parts[1:])}]"
-        return element if expr.args[0] is TRUE else f"({element} if {parts[0]} else {fill})"
+        always = expr.args[0].op is Op.CONST and expr.args[0].arg
+        return element if always else f"({element} if {parts[0]} else {fill})"
     if expr.op in (Leaf.AXIS, Leaf.STATE, Op.VAR):
         return str(expr.arg)
     if expr.op is Op.WHERE:
