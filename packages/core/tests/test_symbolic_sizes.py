@@ -99,6 +99,31 @@ def test_arguments_bring_the_values_of_their_sizes() -> None:
     assert rows.value is None and len(joined.captures) == 1
 
 
+def test_temporaries_stay_while_sizes_grow_but_not_where_one_would_be_too_small() -> None:
+    grown, cut = Variable("grown_rows", 2, 64), Variable("cut_rows", 0, 60)
+    a = np.random.default_rng(1).standard_normal((64, 16)).astype(np.float32)
+    table = Tensor(a).realize()
+    product = jit(lambda rows: (rows @ x).softmax(0) @ x)
+    rest = jit(lambda: (table[cut:] @ x).softmax(0) @ x)
+    temporaries = []
+    for size in (33, 34, 39, 40, 41, 33):
+        given = sized(Tensor(a[:size]), (grown, 16), {grown: size})
+        np.testing.assert_allclose(settled(product(given)).numpy(), expected(a[:size]), rtol=1e-3, atol=1e-5)
+        (((capture, _),),) = product.captures.values()
+        temporaries.append([buffer for buffer in capture.buffers or () if buffer is not None])
+    assert all(temporaries)
+    assert temporaries[0] == temporaries[3] != temporaries[4]
+    for start in (9, 8, 10, 3, 60):
+        cut.bind(start)
+        np.testing.assert_allclose(rest().numpy(), expected(a[start:]), rtol=1e-3, atol=1e-5)
+    (((capture, _),),) = rest.captures.values()
+    assert dict(capture.prepared.plans.room({cut: 9})) == {cut: 9}
+
+
+def expected(rows: Array) -> Array:
+    return softmax((rows.astype(np.float64) @ X).T).T @ X
+
+
 def test_arguments_agree_on_their_sizes() -> None:
     rows = Variable("agreed_rows", 2, 9)
     add = jit(lambda a, b: a + b)

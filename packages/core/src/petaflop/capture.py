@@ -160,7 +160,7 @@ def _make_exclusive(capture: Capture, tensors: Sequence[Tensor], given: dict[int
 
 def _buffers(capture: Capture, given: Mapping[int, Buffer], bindings: Mapping[Expr, int]) -> list[Any]:
     """A buffer for each slot; temporaries stay where they were, results are always new."""
-    values = tuple(bindings.values())
+    values = tuple(capture.prepared.plans.room(bindings).values())
     slots = capture.prepared.schedule.slots
     if capture.buffers is None or capture.values != values:
         fresh = runtime.allocate(capture.prepared, given, bindings, capture.backend)
