@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,7 +142,8 @@ class Dimensions:
                     self._bound //= 8
                 except _FAULTS as reason:
                     if config.debug >= 1:
-                        print(f"sizes: {dict(form.sizes)}: no capture for all of them: {reason}")
+                        text = f"sizes: {dict(form.sizes)}: no capture for all of them: {reason}"
+                        print(text, file=sys.stderr, flush=True)
                     self._refused.add(_key(form))
                 else:
                     self._with_sums, self._apart = with_sums, apart

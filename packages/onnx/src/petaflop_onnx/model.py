@@ -1,8 +1,9 @@
 """A loaded model: call it with arrays by input name, get Tensors by output name.
 
-What depends on no input is computed once, when the model is loaded. The rest is captured by `petaflop.jit`
-at the first call with new shapes; inputs that decide shapes are part of that signature by value. Later
-calls replay. A graph whose shapes or branches depend on what its kernels compute runs step by step.
+What depends on no input is computed once, when the model is loaded. The rest is captured by `petaflop.jit`:
+with plain sizes at the first call, with sizes that vary once a call has shown which do (dynamic.py); inputs
+that decide shapes are part of that signature by value. Later calls replay. A graph whose shapes or branches
+depend on what its kernels compute runs step by step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from petaflop import Tensor
 from petaflop.errors import ArgumentError
 from petaflop.jit import jit
-from petaflop.plugin_api import check_inputs
+from petaflop.plugin_api import check_inputs, config
 from petaflop.recording import is_recording
 from petaflop_onnx.body import Body, Step
 from petaflop_onnx.dynamic import Dimensions
@@ -187,7 +188,7 @@ class _Run:
         return dict(zip(self._results, outputs, strict=True))
 
     def _replayed(self, given: Sequence[Any]) -> Iterable[Any]:
-        if self._dimensions is None or is_recording():
+        if self._dimensions is None or is_recording() or config.check:  # a check may run without a capture
             return self._captured(*given)
         return self._dimensions.run(self._captured, given)
 
