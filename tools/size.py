@@ -19,7 +19,7 @@ LONGER = {
     "packages/backend-cpu/src/petaflop_cpu/mathlib.py": 320,
     "packages/backend-cpu/src/petaflop_cpu/runner.py": 340,
     "packages/core/src/petaflop/codegen/nest.py": 360,
-    "packages/core/src/petaflop/graph/symbolic.py": 480,
+    "packages/core/src/petaflop/graph/symbolic.py": 450,
     "packages/core/src/petaflop/render/llvm.py": 440,
     "packages/core/src/petaflop/render/llvm_ops.py": 350,
     "packages/core/src/petaflop/schedule/fuse.py": 310,

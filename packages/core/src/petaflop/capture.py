@@ -127,7 +127,7 @@ def _settled(tensor: Tensor | None) -> Node:
 def _sizes(variables: Sequence[Expr], memory: Iterable[Buffer]) -> dict[Expr, int]:
     """The value of each Variable: what it is bound to, else what the given memory was made with."""
     found = {variable: variable.value for variable in variables}
-    for buffer in memory if found else ():
+    for buffer in memory:
         for variable, size in buffer.variables.items():
             bound = found.get(variable)
             if variable in found and bound is None:
@@ -160,7 +160,7 @@ def _make_exclusive(capture: Capture, tensors: Sequence[Tensor], given: dict[int
 
 def _buffers(capture: Capture, given: Mapping[int, Buffer], bindings: Mapping[Expr, int]) -> list[Any]:
     """A buffer for each slot; temporaries stay where they were, results are always new."""
-    values = tuple(bindings.values())
+    values = tuple(capture.prepared.plans.room(bindings).values())
     slots = capture.prepared.schedule.slots
     if capture.buffers is None or capture.values != values:
         fresh = runtime.allocate(capture.prepared, given, bindings, capture.backend)

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from petaflop.graph.view import is_alias
 if TYPE_CHECKING:
     from petaflop.compiler import Program
     from petaflop.ir.schedule import Schedule
+    from petaflop.schedule.memory import Plans
 
 __all__ = [
     "Prepared",
@@ -53,11 +54,11 @@ lock = threading.RLock()  # graphs may be built by many threads; they are comput
 
 @dataclass(slots=True)
 class Prepared:
-    """A schedule with its programs; `arenas` holds the memory plan for each set of symbolic sizes."""
+    """A schedule with its programs and its memory plans."""
 
     schedule: Schedule
     programs: list[Program]
-    arenas: dict[tuple[int, ...], tuple[dict[int, int], int]] = field(default_factory=dict)
+    plans: Plans
 
 
 _prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
@@ -158,9 +159,10 @@ def prepare(order: Sequence[Node], roots: Sequence[Node], backend: Backend) -> P
     if prepared is None:
         from petaflop.compiler import compile_kernels  # here, so that importing petaflop stays quick
         from petaflop.schedule.fuse import schedule
+        from petaflop.schedule.memory import Plans
 
         made = schedule(order, set(roots), in_place, config.fuse)
-        prepared = Prepared(made, compile_kernels([step.kernel for step in made.steps], backend))
+        prepared = Prepared(made, compile_kernels([step.kernel for step in made.steps], backend), Plans(made))
         _prepared[key] = prepared
         if len(_prepared) > _MAX_CACHED:
             _prepared.popitem(last=False)
@@ -245,12 +247,8 @@ def allocate(
     A slot that is private to a kernel has None.
     """
     schedule = prepared.schedule
-    values = tuple(bindings.values())
-    if (plan := prepared.arenas.get(values)) is None:
-        from petaflop.schedule.memory import plan_memory
-
-        plan = prepared.arenas[values] = plan_memory(schedule, bindings)
-    offsets, total = plan
+    room = prepared.plans.room(bindings)
+    offsets, total = prepared.plans(room)
     arena = Buffer(backend, total) if total else None
     buffers: list[Any] = []
     for number, slot in enumerate(schedule.slots):
@@ -262,7 +260,7 @@ def allocate(
             buffers.append(Buffer(backend, evaluate(slot.size, bindings)))
         elif number in offsets:
             assert arena is not None
-            buffers.append(arena.part(offsets[number], evaluate(slot.size, bindings)))
+            buffers.append(arena.part(offsets[number], evaluate(slot.size, room)))
         else:
             buffers.append(None)
     return buffers

@@ -40,15 +40,15 @@ def placeholder(dtype: DType, shape: tuple[Dim, ...], device: str) -> Tensor:
 
 
 def is_recording() -> bool:
-    """Whether this thread runs a function whose graph is taken: no tensor has values that can be looked at."""
+    """Whether this thread runs a function whose graph is taken, so that tensors have no values to look at."""
     return runtime.is_deferred()
 
 
 def sized(tensor: Tensor, shape: tuple[Dim, ...], sizes: Mapping[Expr, int]) -> Tensor:
     """The memory of a computed tensor under a shape whose Variables have the values `sizes`.
 
-    A jitted function that is given such tensors is captured for all values: a replay takes them from its
-    arguments, so that nothing has to be bound. ShapeError where the values do not give the tensor's shape.
+    A jitted function of such tensors is captured for all values: a replay takes them from its arguments, so
+    that nothing has to be bound. ShapeError where the values do not give the tensor's shape.
 
     >>> from petaflop import Variable
     >>> n = Variable("n", 2, 9)

@@ -1,16 +1,17 @@
 """Which sizes a capture holds as numbers and which may vary between its calls.
 
-The first call with some sizes is captured with plain numbers. A later one that differs in named dimensions is
-captured with Variables for those, and so serves all calls that differ in nothing else. A size of 1 is always a
-number, as products of one row want other plans. Named dimensions may depend on each other (a mask is as long as
-cache and prompt together): where a graph cannot be captured with free sizes, sums that have held in every call are
-tried. A graph that cannot be captured either way has a capture for each set of sizes.
+The first call with some sizes is captured with plain numbers. A later one that differs in some dimensions is
+captured with Variables for those, and so serves all calls that differ in nothing else. A size that is 1 then
+is a number, as products of one row want other plans. Dimensions may depend on each other (a mask is as long
+as cache and prompt together): where a graph cannot be captured with free sizes, sums that have held in every
+call are tried. A graph that cannot be captured either way has a capture for each set of sizes.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from petaflop import Tensor, Variable
 from petaflop.errors import DeviceMemoryError, PetaflopError
 from petaflop.plugin_api import Dim, Expr, config, evaluate
 from petaflop.recording import settled, sized
-from petaflop_onnx.sizes import NeedsBound
+from petaflop_onnx.sizes import NeedsBound, NeedsNumber
 from petaflop_onnx.values import NeedsValue, ValueSpec
 
 __all__ = ["Dimensions"]
@@ -30,8 +31,17 @@ _USUAL_BOUND = 4096  # working memory is for the largest sizes, so it may have t
 _MOST_FORMS = 16  # captures for varying sizes, per model
 _MOST_SEEN = 256  # sets of sizes that are known to be captured as numbers
 _MOST_CALLS = 8  # that a relation between sizes must have held in
-# What handlers, graph and compiler raise where they need a number: never caught where a capture exists already.
-_FAULTS = (PetaflopError, NeedsValue, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+# What handlers, graph and compiler raise where they need a number; errors of a replay are never caught.
+_FAULTS = (
+    PetaflopError,
+    NeedsNumber,
+    NeedsValue,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,7 @@ class Dimensions:
     petaflop_guarded = ()  # what a capture depends on is in its arguments
 
     def __init__(self, specs: Sequence[ValueSpec]) -> None:
-        self._shapes = [spec.shape or () for spec in specs]
+        self._shapes = [_named(spec) for spec in specs]
         self._names = tuple(dict.fromkeys(d for shape in self._shapes for d in shape if isinstance(d, str)))
         self._lock = threading.Lock()
         self._forms: list[_Form] = []
@@ -81,22 +91,20 @@ class Dimensions:
     def run(self, call: Call, given: Sequence[Tensor]) -> list[Tensor]:
         """What `call` makes of these tensors, by the capture that fits them, or a new one."""
         sizes = self._sizes(given)
+        key = tuple(sizes.values())
         found: tuple[_Form, dict[Expr, int]] | None = None
-        with self._lock:
-            if tuple(sizes.values()) not in self._as_numbers:
-                self._learn(sizes)
+        with self._lock:  # one thread makes a capture, others wait for it
+            if key not in self._as_numbers:
                 fitting = ((form, form.values(sizes)) for form in self._forms)
                 found = next(((form, values) for form, values in fitting if values is not None), None)
-        if found is not None:
-            return found[0].run(call, given, found[1])
-        if tuple(sizes.values()) not in self._as_numbers:
-            if (result := self._attempt(call, given, sizes)) is not None:
-                return result
-            with self._lock:
-                self._as_numbers[tuple(sizes.values())] = None
-                if len(self._as_numbers) > _MOST_SEEN:
-                    self._as_numbers.popitem(last=False)
-        return list(call(*given))
+                if found is None:
+                    self._learn(sizes)
+                    if (result := self._attempt(call, given, sizes)) is not None:
+                        return result
+                    self._as_numbers[key] = None
+                    if len(self._as_numbers) > _MOST_SEEN:
+                        self._as_numbers.popitem(last=False)
+        return list(call(*given)) if found is None else found[0].run(call, given, found[1])
 
     def _sizes(self, given: Sequence[Tensor]) -> dict[str, int]:
         sizes: dict[str, int] = dict.fromkeys(self._names, 0)
@@ -115,7 +123,7 @@ class Dimensions:
             self._calls.popitem(last=False)
 
     def _attempt(self, call: Call, given: Sequence[Tensor], sizes: Mapping[str, int]) -> list[Tensor] | None:
-        """A capture with Variables; None where there is nothing to vary or no way to capture it."""
+        """By a new capture with Variables; None where there is nothing to vary or no way to capture it."""
         if len(self._forms) >= _MOST_FORMS:
             return None
         choices = itertools.product((False, True), (False, True))
@@ -133,13 +141,13 @@ class Dimensions:
                     self._refused.add(_key(form))
                     self._bound //= 8
                 except _FAULTS as reason:
-                    if True:
-                        print(f"sizes: {dict(form.sizes)}: no capture for all of them: {reason}")
+                    if config.debug >= 1:
+                        text = f"sizes: {dict(form.sizes)}: no capture for all of them: {reason}"
+                        print(text, file=sys.stderr, flush=True)
                     self._refused.add(_key(form))
                 else:
-                    with self._lock:
-                        self._with_sums, self._apart = with_sums, apart
-                        self._forms.insert(0, form)
+                    self._with_sums, self._apart = with_sums, apart
+                    self._forms.insert(0, form)
                     return result
         return None
 
@@ -168,11 +176,8 @@ class Dimensions:
                 dims[name] = Variable(f"onnx_{clean}_{self._names.index(name)}", least, bound)
         for name, (left, right) in sums.items():
             dims[name] = dims[left] + (dims[right] if isinstance(right, str) else right)
-        shapes = tuple(
-            tuple(dims[size] if isinstance(size, str) else -1 if size is None else size for size in shape)
-            for shape in self._shapes
-        )
-        return _Form(dims, shapes)
+        shapes = [tuple(dims[d] if isinstance(d, str) else d for d in shape) for shape in self._shapes]
+        return _Form(dims, tuple(shapes))
 
     def _may_vary(self, name: str, size: int, apart: bool) -> bool:
         least = 2 if apart else 0
@@ -195,6 +200,12 @@ class Dimensions:
                     sums[name] = (left, right)
                     break
         return sums
+
+
+def _named(spec: ValueSpec) -> tuple[int | str, ...]:
+    """The shape with a name for each size that may vary: a size that has none is named by its place."""
+    shape = enumerate(spec.shape or ())
+    return tuple(f"{spec.name}.{axis}" if size is None else size for axis, size in shape)
 
 
 def _key(form: _Form) -> tuple[object, ...]:

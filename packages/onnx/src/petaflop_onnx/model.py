@@ -1,8 +1,9 @@
 """A loaded model: call it with arrays by input name, get Tensors by output name.
 
-What depends on no input is computed once, when the model is loaded. The rest is captured by `petaflop.jit`
-at the first call with new shapes; inputs that decide shapes are part of that signature by value. Later
-calls replay. A graph whose shapes or branches depend on what its kernels compute runs step by step.
+What depends on no input is computed once, when the model is loaded. The rest is captured by `petaflop.jit`:
+with plain sizes at the first call, with sizes that vary once a call has shown which do (dynamic.py); inputs
+that decide shapes are part of that signature by value. Later calls replay. A graph whose shapes or branches
+depend on what its kernels compute runs step by step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from petaflop import Tensor
 from petaflop.errors import ArgumentError
 from petaflop.jit import jit
-from petaflop.plugin_api import check_inputs
+from petaflop.plugin_api import check_inputs, config
 from petaflop.recording import is_recording
 from petaflop_onnx.body import Body, Step
 from petaflop_onnx.dynamic import Dimensions
@@ -138,8 +139,8 @@ class Model:
             steps = _bake(self._path, steps, known, self._device, self._fates)
         rest = [spec for spec in self.inputs if spec.name not in fixed]
         names, results = [spec.name for spec in rest], [spec.name for spec in self.outputs]
-        may_vary = not self._stepwise and not any(map(_is_spatial, steps))
-        dimensions = Dimensions(rest) if may_vary and any(map(_has_names, rest)) else None
+        as_numbers = self._stepwise or not _may_vary(rest) or any(map(_is_spatial, steps))
+        dimensions = None if as_numbers else Dimensions(rest)
         return _Run(
             self._path, self._device, steps, known, names, results, self._stepwise, self._fates, dimensions
         )
@@ -187,7 +188,7 @@ class _Run:
         return dict(zip(self._results, outputs, strict=True))
 
     def _replayed(self, given: Sequence[Any]) -> Iterable[Any]:
-        if self._dimensions is None or is_recording():
+        if self._dimensions is None or is_recording() or config.check:  # a check may run without a capture
             return self._captured(*given)
         return self._dimensions.run(self._captured, given)
 
@@ -232,8 +233,10 @@ def _is_spatial(step: Step) -> bool:
     return kind in _SPATIAL or "Conv" in step.row.name or any(map(_is_spatial, inside))
 
 
-def _has_names(spec: ValueSpec) -> bool:
-    return any(isinstance(size, str) for size in spec.shape or ())
+def _may_vary(specs: Sequence[ValueSpec]) -> bool:
+    """Whether sizes of these inputs may differ from call to call, at ranks that do not."""
+    ranked = all(spec.shape is not None for spec in specs)
+    return ranked and any(not isinstance(size, int) for spec in specs for size in spec.shape or ())
 
 
 def _needed(steps: Sequence[Step], outputs: Iterable[str]) -> tuple[Step, ...]:

@@ -100,7 +100,7 @@ class Narrow:
         self.tensor, self.format = tensor, format_
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:
         return tuple(self.tensor.shape)
 
     def numpy(self) -> np.ndarray[Any, Any]:

@@ -1,7 +1,7 @@
 """Shape arithmetic with sizes that vary: what `host` does with numbers, done with expressions of Variables.
 
-Arrays hold objects here, integers and `Expr`s side by side. What holds for some sizes and not for others, such as
-which of two is larger, is not decided: NeedsNumber makes the model run with plain numbers instead.
+Arrays hold objects here, integers and `Expr`s side by side. What holds for some sizes and not for others,
+such as which of two is larger, is not decided: NeedsNumber makes the model run with plain numbers instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from petaflop import Tensor
-from petaflop.plugin_api import Dim, Expr
+from petaflop.plugin_api import Dim, Expr, Op
 from petaflop_onnx.host import FOLD, normalize_axis
 from petaflop_onnx.table import Call
 from petaflop_onnx.tensors import DTYPES
@@ -75,7 +75,7 @@ def plain(size: Any) -> Any:
 
 
 def quotient(sizes: Sequence[Dim], divisors: Sequence[Dim]) -> Any:
-    """The product of sizes over another; what stands on both sides is cancelled first, as no expression is."""
+    """The product of sizes over that of others; what stands on both sides cancels first."""
     left, right = list(sizes), []
     for size in divisors:
         if size in left:
@@ -105,6 +105,8 @@ def at_most(a: Dim, b: Dim) -> bool:
         return False
     if isinstance(a, Expr) and not a.args and isinstance(b, int):
         raise NeedsBound(a, b)
+    if isinstance(a, Expr) and a.op is Op.DIV and a.lo >= 0 and _compared(a.args[0], b)[1] <= 0:
+        return True  # a part is no more than the whole
     raise NeedsNumber(f"{a} <= {b}")
 
 

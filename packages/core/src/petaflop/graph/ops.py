@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["COMPUTE", "OP_SPEC_VERSION", "SPEC", "VIEWS", "Native", "Op", "OpSpec"]
+__all__ = ["COMPUTE", "OP_SPEC_VERSION", "SPEC", "VIEWS", "Leaf", "Native", "Op", "OpSpec"]
 
 OP_SPEC_VERSION = 1
 
@@ -42,6 +42,14 @@ class Op(enum.Enum):
 
     __str__ = __repr__
     __hash__ = object.__hash__  # enum's own hashes the name: 5 x slower, and graphs hash millions of these
+
+
+class Leaf:
+    """The leaves that only kernels have; `Expr.op` is one of these strings, an `Op` or a `Native`."""
+
+    AXIS = "AXIS"  # arg: name, args: (size,)
+    LOAD = "LOAD"  # arg: (buffer name, fill), args: (valid, *index)
+    STATE = "STATE"  # arg: name of a reduction's running state
 
 
 class Native(enum.Enum):

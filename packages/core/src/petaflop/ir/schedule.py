@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from petaflop.dtype import DType
 from petaflop.graph.symbolic import Dim, Expr, product
@@ -26,11 +26,10 @@ class Slot:
     given: bool = False
     kept: bool = False
     base: int | None = None
+    size: Dim = field(init=False, compare=False)  # in bytes
 
-    @property
-    def size(self) -> Dim:
-        """Bytes."""
-        return product((*self.shape, self.dtype.itemsize))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", product((*self.shape, self.dtype.itemsize)))
 
 
 @dataclass(frozen=True, slots=True)
