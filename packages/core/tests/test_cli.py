@@ -323,7 +323,7 @@ def test_bad_model(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = refuses(capsys, "run", toy / "model.toy", says=("FileFormatError", "model.toy", "header"))
     assert "Traceback" not in error
     refuses(capsys, "run", toy / "none.toy", says=("none.toy", "No such file"))
-    refuses(capsys, "run", toy / "none\0.toy", says=("null byte",))
+    refuses(capsys, "run", toy / "none\0.toy", says=("embedded null",))
     os.mkfifo(toy / "pipe.toy")
     for command in ("run", "bench", "explain"):
         refuses(capsys, command, toy / "pipe.toy", says=("pipe.toy", "pipe"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from petaflop.dtype import DTYPES, DType, float32
-from petaflop.graph.node import Node, reduce
+from petaflop.graph.node import Node, reduce, scan
 from petaflop.graph.ops import Op
 from petaflop_conformance.case import Case
 from petaflop_conformance.layers import softmax
@@ -68,6 +68,17 @@ def test_sum_in_its_own_dtype(case: Case, name: str, backend: Any) -> None:
     dtype = DTYPES[name]
     leaves = [case.leaf(VALUES[values](dtype, 1000).reshape(4, 250)) for values in ("equal", "positive")]
     case.check(*(reduce(Op.ADD, leaf, axes) for leaf in leaves for axes in ((1,), (0, 1))))
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+@pytest.mark.parametrize("op", [Op.ADD, Op.MUL], ids=str)
+def test_scan_of_narrow_values(case: Case, op: Op, name: str, backend: Any) -> None:
+    """A running total that is rounded at each of a few hundred terms is off by a sixth."""
+    if name not in backend.capabilities.dtypes:
+        pytest.skip(f"not declared: {name}")
+    array = np.full(1000, {Op.ADD: 0.1, Op.MUL: 1.01}[op]).astype(DTYPES[name].numpy)
+    array = array[:600] if op is Op.MUL else array
+    case.check(scan(op, case.leaf(array), 0))
 
 
 def _compare(case: Case, array: Array, axes: tuple[int, ...], dtype: DType) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from petaflop.dtype import bool_, index
+from petaflop.dtype import bool_, float32, index
 from petaflop.graph.node import Node
 from petaflop.graph.ops import VIEWS, Native, Op
 from petaflop.graph.symbolic import (
@@ -201,9 +201,16 @@ def _scan(node: Node, name: str, builder: _Builder, in_place: bool) -> tuple[Blo
         term = value(Op.CAST, term, dtype=node.dtype)
     if along.op is not Leaf.AXIS:
         return (Block(_only_axes(position), (Store(name, tuple(position), term),)),)
+    # each element is a sum of its own, and these run one after another: narrow floats would lose too much
+    wide = float32 if node.dtype.is_float and node.dtype.itemsize < 4 and node.arg.op is not Op.MAX else None
+    if wide is not None:
+        term = value(Op.CAST, term, dtype=wide)
     fold = reduction(f"{name}_acc", node.arg.op, term, (along,), scan=True)
     axes = tuple(a for a in _only_axes(position) if a is not along)
-    return (Block(axes, (Store(name, tuple(position), fold.states[0].expr),), (fold,)),)
+    result = fold.states[0].expr
+    if wide is not None:
+        result = value(Op.CAST, result, dtype=node.dtype)
+    return (Block(axes, (Store(name, tuple(position), result),), (fold,)),)
 
 
 def _scatter(node: Node, name: str, builder: _Builder, in_place: bool) -> tuple[Block, ...]:
