@@ -231,8 +231,10 @@ def test_what_needs_gradient_is_not_handed_out_by_reference() -> None:
         assert isinstance(caught.value, PetaflopError)
     with pytest.raises((RuntimeError, BufferError)):
         np.from_dlpack(other)
-    with pytest.raises((RuntimeError, BufferError)):
-        Tensor.from_dlpack(other)
+    for leaf in (other, other.detach().bfloat16().requires_grad_()):
+        with pytest.raises(RuntimeError, match=r"^from_dlpack: expected .+ use tensor.detach\(\)") as caught:
+            Tensor.from_dlpack(leaf)
+        assert isinstance(caught.value, PetaflopError)
     assert np.from_dlpack(x.detach()).tolist() == [1]
     with no_grad():
         assert np.from_dlpack(x * 2).tolist() == [2]

@@ -5,18 +5,23 @@ Each case computes `x * 2`, changes what the 2 came from to 5, and computes agai
 
 from __future__ import annotations
 
+import argparse
 import builtins
 import collections
+import contextlib
 import contextvars
 import dataclasses
 import datetime
 import functools
 import itertools
 import logging
+import operator
 import os
+import pathlib
 import random
 import secrets
 import sys
+import threading
 import time
 import types
 import uuid
@@ -27,7 +32,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from petaflop import Tensor, nn, optim
+from petaflop import Tensor, nn, no_grad, optim
 from petaflop.errors import GradientError, JitError
 from petaflop.jit import jit
 
@@ -231,6 +236,55 @@ def test_methods_that_nobody_names(body: Any) -> None:
     check((body(own), functools.partial(setattr, own, "hidden")))
 
 
+def test_names_that_stand_elsewhere_in_the_code() -> None:
+    def matched(x: Tensor) -> Tensor:
+        match target:
+            case Plain(k=value):
+                return x * value
+        return x
+
+    target, getter = Plain(), operator.attrgetter("k")
+    data = Data(2)
+    change = functools.partial(setattr, target, "k")
+    for body in (
+        matched,
+        lambda x: x * getter(target),
+        lambda x: x * vars(target)["k"],
+        lambda x: x * target.__dict__["k"],
+    ):
+        target.k = 2
+        check((body, change))
+    check((lambda x: x * dataclasses.asdict(data)["k"], functools.partial(setattr, data, "k")))
+
+
+def test_code_that_is_reloaded() -> None:
+    """What an autoreload does to functions, classes and objects that live on."""
+
+    def helper(x: Tensor, factor: int = 2) -> Tensor:
+        return x * factor
+
+    class Base:
+        def scaled(self, x: Tensor) -> Tensor:
+            return x * 2
+
+    class Old(Base):
+        pass
+
+    class New:
+        def scaled(self, x: Tensor) -> Tensor:
+            return x * 5
+
+    check((lambda x: helper(x), lambda value: setattr(helper, "__defaults__", (value,))))
+    helper.__defaults__ = (2,)
+    check(
+        (lambda x: helper(x), lambda value: setattr(helper, "__code__", (lambda x, factor: x * 5).__code__))
+    )
+    model = Old()
+    check((lambda x: model.scaled(x), lambda value: setattr(Old, "scaled", New.scaled)))
+    other: Any = Base()
+    check((lambda x: other.scaled(x), lambda value: setattr(other, "__class__", New)))
+
+
 def test_globals_under_computed_names(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(value: Any) -> None:
         monkeypatch.setitem(globals(), "by_name", value)
@@ -415,6 +469,41 @@ def test_code_that_is_not_run_refuses_nothing() -> None:
         next(steps), random.random(), np.random.rand()
         assert jitted(one()).item() == 1.5
     assert sum(map(len, jitted.captures.values())) == 1
+
+
+def test_ordinary_habits_are_captured_once() -> None:
+    cache = {4: 2.0}
+    options = argparse.Namespace(scale=2.0, verbose=False, folder=pathlib.Path("data"))
+    steps, history = itertools.count(), collections.deque([0.0], maxlen=3)
+
+    def remembered(number: int) -> float:
+        if number not in cache:
+            cache[number] = number**0.5
+        return cache[number]
+
+    @functools.lru_cache
+    def slow(number: int) -> float:
+        return number**0.5
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            self.layers = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
+            self.made, self.lock = time.time(), threading.Lock()
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.ndim == 1, f"{x.shape} for {self} in {options}"
+            with contextlib.suppress(ValueError), no_grad():
+                for layer in self.layers:
+                    x = layer(x)
+            return x * options.scale * remembered(4) * slow(4)
+
+    model = Model()
+    function = jit(model)
+    for _ in range(3):
+        next(steps)
+        history.append(function(one()).item())
+        options.folder = options.folder / "deeper"
+    assert history[0] == history[-1] and sum(map(len, function.captures.values())) == 1
 
 
 def test_a_training_loop_with_everything_around_it() -> None:

@@ -14,6 +14,7 @@ __all__ = ["MinimalBackend"]
 
 Array = Any
 MANY = 1 << 22  # points of a block; beyond, its first axis is walked one by one
+MEANING: dict[Any, Any] = {op: spec.numpy for op, spec in api.SPEC.items()} | {api.Native.MOD: np.mod}
 FOLDS = {api.Op.ADD: np.add, api.Op.MUL: np.multiply, api.Op.MAX: np.maximum}
 # float32 NumPy is off by more than the op spec allows: these are computed in float64
 APPROXIMATE = (api.Op.SQRT, api.Op.EXP2, api.Op.LOG2, api.Op.SIN)
@@ -21,15 +22,12 @@ APPROXIMATE = (api.Op.SQRT, api.Op.EXP2, api.Op.LOG2, api.Op.SIN)
 
 def cast(x: Array, dtype: api.DType) -> Array:
     """CAST: floats saturate, NaN gives 0, integers wrap."""
-    if dtype.kind == "b":
-        return x != 0
-    if x.dtype.kind != "f" or dtype.kind == "f":
+    if x.dtype.kind != "f" or dtype.kind in "fb":
         return x.astype(dtype.numpy)
     low, high = dtype.numpy.type(dtype.min), dtype.numpy.type(dtype.max)
     inside = (x > float(low)) & (x < float(high))
-    return np.where(
-        inside, np.where(inside, x, 0).astype(dtype.numpy), np.where(x >= float(high), high, low * (x == x))
-    )
+    ends = np.where(x >= float(high), high, low * (x == x))
+    return np.where(inside, np.where(inside, x, 0).astype(dtype.numpy), ends)
 
 
 class Domain:
@@ -55,11 +53,9 @@ class Domain:
             return np.asarray(cast(args[0], expr.dtype))
         if expr.op is api.Op.BITCAST:
             return np.asarray(args[0], order="C").view(expr.dtype.numpy)
-        if expr.op is api.Native.MOD:
-            return np.mod(*args)
         if expr.op in APPROXIMATE:
             args = [x.astype(np.float64) for x in args]
-        return np.asarray(api.SPEC[expr.op].numpy(*args)).astype(expr.dtype.numpy, copy=False)  # type: ignore[misc]
+        return np.asarray(MEANING[expr.op](*args)).astype(expr.dtype.numpy, copy=False)
 
     def load(self, expr: api.Expr, valid: Array, *index: Array) -> Array:
         """Elements where `valid`, the fill value elsewhere: what is not selected is never read."""
@@ -71,9 +67,8 @@ class Domain:
 
     def store(self, block: api.Block, shape: Sequence[int]) -> None:
         """All stores of a block; their values are computed before the first is written."""
-        found = [
-            [np.broadcast_to(self[e], shape) for e in (s.valid, s.value, *s.index)] for s in block.stores
-        ]
+        parts = [(s.valid, s.value, *s.index) for s in block.stores]
+        found = [[np.broadcast_to(self[e], shape) for e in exprs] for exprs in parts]
         for store, (valid, value, *index) in zip(block.stores, found, strict=True):
             target, place = self.arrays[store.buffer], tuple(i[valid] for i in index)
             if not valid.any():
@@ -84,21 +79,16 @@ class Domain:
                 target[place] = value[valid] if place else value[valid][-1]
 
 
-def run(
-    block: api.Block,
-    arrays: Mapping[str, Array],
-    bound: Mapping[api.Expr, int],
-    fixed: Mapping[api.Expr, int],
-) -> None:
-    """A block with some of its axes fixed."""
+def run(block: api.Block, arrays: Mapping[str, Array], fixed: Mapping[api.Expr, int]) -> None:
+    """A block whose variables, and maybe some of its axes, are fixed."""
     every = [*block.axes, *block.reduce_axes]
-    sizes = {a: 1 if a in fixed else api.evaluate(api.axis_size(a), bound) for a in every}
+    sizes = {a: 1 if a in fixed else api.evaluate(api.axis_size(a), fixed) for a in every}
     free = [a for a in block.axes if a not in fixed]
     if free and math.prod(sizes.values()) > MANY:
         for number in range(sizes[free[0]]):
-            run(block, arrays, bound, {**fixed, free[0]: number})
+            run(block, arrays, {**fixed, free[0]: number})
         return
-    domain = Domain(arrays, {variable: np.asarray(number) for variable, number in bound.items()})
+    domain = Domain(arrays, {expr: np.asarray(number) for expr, number in fixed.items()})
     grid = np.ogrid[tuple(slice(fixed.get(a, 0), fixed.get(a, 0) + sizes[a]) for a in every)]
     domain.known.update(zip(every, grid, strict=True))
     shape = [sizes[a] if a in block.axes else 1 for a in every]
@@ -135,7 +125,7 @@ def step(r: api.Reduction, domain: Domain, scanned: api.Block | None, shape: Seq
 
 
 class MinimalBackend(api.Backend):
-    """A handle is an array of bytes."""
+    """A handle is an array of bytes. What each method is for, the base class says."""
 
     name = "minimal"
     version = "1"
@@ -144,18 +134,15 @@ class MinimalBackend(api.Backend):
     )
 
     def allocate(self, size: int) -> Array:
-        """So many bytes."""
         try:
             return np.empty(size, np.uint8)
         except MemoryError as error:
             raise api.DeviceMemoryError(f"allocate: expected {size} bytes to be free, got none") from error
 
     def copy_in(self, handle: Array, offset: int, data: memoryview) -> None:
-        """Host bytes into a buffer."""
         handle[offset : offset + data.nbytes] = np.frombuffer(data, np.uint8)
 
     def copy_out(self, data: memoryview, handle: Array, offset: int) -> None:
-        """A buffer's bytes to the host."""
         np.frombuffer(data, np.uint8)[:] = handle[offset : offset + data.nbytes]
 
     def interpret(self, kernel: api.Kernel) -> api.Launch:
@@ -172,6 +159,6 @@ class MinimalBackend(api.Backend):
                 arrays[buffer.name] = memory.view(buffer.dtype.numpy).reshape(shape)
             with np.errstate(all="ignore"):
                 for block in kernel.blocks:
-                    run(block, arrays, bound, {})
+                    run(block, arrays, bound)
 
         return launch

@@ -12,11 +12,9 @@ __all__ = ["petaflop_backend", "petaflop_probe"]
 @hookimpl
 def petaflop_backend(name: str) -> Backend | None:
     """The backend for `minimal`."""
-    if name != "minimal":
-        return None
     from petaflop_minimal.backend import MinimalBackend
 
-    return MinimalBackend()
+    return MinimalBackend() if name == "minimal" else None
 
 
 @hookimpl

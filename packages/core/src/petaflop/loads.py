@@ -69,6 +69,9 @@ def loads_of(code: types.CodeType) -> Loads:
             attributes.add(name)
             if name in _ANY_ATTRIBUTE:
                 computed.add(_is_self(instructions, position - 1))
+        elif instruction.opname == "MATCH_CLASS":  # the names stand in a tuple before it, or in the class
+            attributes.update(instructions[position - 1].argval)
+            computed |= {False} if instruction.arg else set()
         elif instruction.opname.startswith("FORMAT_"):
             attributes.update(TEXTS)
     if names & _TO_TEXT:

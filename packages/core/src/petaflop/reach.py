@@ -9,6 +9,7 @@ protocol. What an array holds and what a C extension keeps to itself is not seen
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import sys
 import types
@@ -146,6 +147,8 @@ class _Walk:
         for name in sorted(used):
             if name in namespace:
                 self._place(namespace.get, name)
+        for name in ("__code__", "__defaults__", "__kwdefaults__"):  # reloading replaces them
+            self._place(functools.partial(getattr, value), name)
         for name in loads.modules:
             self.stack.extend(sys.modules.get(part, MISSING) for part in (name, name.partition(".")[0]))
         self._outside(loads.globals | loads.attributes)
@@ -200,6 +203,7 @@ class _Walk:
         cached: list[str] = []
         slots: list[str] = []
         names: set[str] = set()
+        below: list[Any] = []  # the user's classes that may yet get a member of their own
         for base in kind.__mro__:
             inherited, foreign, ours = vars(base), _is_foreign(base), _is_ours(base)
             names.update(inherited)
@@ -219,8 +223,12 @@ class _Walk:
                 elif not isinstance(member, property):
                     plain += [name] if inner is member and name[:2] != "__" else []
                 self.stack.append(inner)
+                for space in below if name[:2] != "__" else ():
+                    if name not in space:
+                        self._place(space.get, name)
                 if not ours:
                     self._place(inherited.get, name)
+            below += [inherited] if not (ours or foreign) else []
         found = _Members(whole, tuple(dict.fromkeys(plain)), tuple(cached), tuple(slots), frozenset(names))
         self.classes[kind] = found
         return found
@@ -237,6 +245,8 @@ class _Walk:
             return
         self._contents(value)
         if kind.__module__ != "builtins":
+            if not _is_ours(kind):
+                self.guards.entries.append((functools.partial(getattr, value), "__class__", kind))
             self._state(value, kind)
 
     def _state(self, value: Any, kind: type) -> None:
@@ -301,6 +311,10 @@ def _cell(cell: Any, name: str, default: Any) -> Any:
         return default
 
 
+def _by_name(walk: _Walk, value: Any) -> None:
+    walk.known.any_attribute = True
+
+
 def _weak(walk: _Walk, value: weakref.ReferenceType[Any]) -> None:
     walk.guards.entries.append((lambda key, default: value() is None, "a weak reference", value() is None))
     walk.stack.append(value())
@@ -318,6 +332,7 @@ _FOLLOW: dict[Any, Callable[[_Walk, Any], None]] = {
     types.ModuleType: _Walk._module,
     type: _Walk._class,
     functools._lru_cache_wrapper: lambda walk, value: walk.stack.append(value.__wrapped__),
+    (operator.attrgetter, operator.methodcaller): _by_name,
     weakref.ReferenceType: _weak,
     ContextVar: _context,
 }

@@ -92,8 +92,8 @@ class _Producer:
 def from_capsule(name: str, source: Any) -> np.ndarray[Any, Any]:
     """An array over the memory of anything with `__dlpack__`, which it keeps alive.
 
-    ArgumentError for memory that the host cannot read, DTypeError for a dtype that petaflop has not; whatever
-    the source itself raises passes (torch: BufferError for a tensor that requires grad).
+    ArgumentError for memory that the host cannot read or that the source does not share (torch: of a tensor
+    that requires grad), DTypeError for a dtype that petaflop has not.
     """
     device = source.__dlpack_device__()
     if device[0] not in _HOST:
@@ -101,9 +101,12 @@ def from_capsule(name: str, source: Any) -> np.ndarray[Any, Any]:
             f"{name}: expected host memory, got device {tuple(map(int, device))}; copy it first"
         )
     try:
-        capsule = source.__dlpack__(max_version=(1, 0))
-    except TypeError:  # from before versions
-        capsule = source.__dlpack__()
+        try:
+            capsule = source.__dlpack__(max_version=(1, 0))
+        except TypeError:  # from before versions
+            capsule = source.__dlpack__()
+    except BufferError as error:  # torch, of a tensor that requires grad: its message says what to do
+        raise ArgumentError(f"{name}: expected memory to share, got: {error}") from error
     tensor = _tensor_in(capsule)
     kind = (tensor.code, tensor.bits)
     narrow = _NARROW.get(kind) if tensor.lanes == 1 else None
