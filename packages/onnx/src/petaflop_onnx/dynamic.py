@@ -104,7 +104,15 @@ class Dimensions:
                     self._as_numbers[key] = None
                     if len(self._as_numbers) > _MOST_SEEN:
                         self._as_numbers.popitem(last=False)
-        return list(call(*given)) if found is None else found[0].run(call, given, found[1])
+        if found is not None:
+            return found[0].run(call, given, found[1])
+        try:
+            return list(call(*given))
+        except BaseException:
+            with self._lock:  # sizes that the model refuses say nothing of those to come
+                self._calls.pop(key, None)
+                self._as_numbers.pop(key, None)
+            raise
 
     def _sizes(self, given: Sequence[Tensor]) -> dict[str, int]:
         sizes: dict[str, int] = dict.fromkeys(self._names, 0)
@@ -116,7 +124,7 @@ class Dimensions:
 
     def _learn(self, sizes: Mapping[str, int]) -> None:
         for name, size in sizes.items():
-            if size != 1 and (len(self._values[name]) < 2 or size == 0):
+            if size == 0 or (size != 1 and len(self._values[name] - {0}) < 2):
                 self._values[name].add(size)
         self._calls[tuple(sizes.values())] = None
         if len(self._calls) > _MOST_CALLS:
@@ -196,7 +204,7 @@ class Dimensions:
             for left, right in pairs if name not in taken else ():
                 add = [0 if isinstance(right, int) else call[right] for call in calls]
                 number = right if isinstance(right, int) else 0
-                if all(c[name] == c[left] + more + number for c, more in zip(calls, add, strict=True)):
+                if all(c[name] in (1, c[left] + more + number) for c, more in zip(calls, add, strict=True)):
                     sums[name] = (left, right)
                     break
         return sums

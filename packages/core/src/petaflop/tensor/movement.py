@@ -168,7 +168,7 @@ class Movement(TensorBase):
         tiled = tuple(itertools.chain.from_iterable(zip(counts, old, strict=True)))
         node = view.expand(view.reshape(self.node, split), tiled)
         return self._wrap(
-            view.reshape(node, tuple(count * size for count, size in zip(counts, old, strict=True)))
+            view.reshape(node, tuple(product((count, size)) for count, size in zip(counts, old, strict=True)))
         )
 
     def repeat_interleave(self, repeats: Any, dim: int | None = None) -> Self:
