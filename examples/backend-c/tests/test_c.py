@@ -41,6 +41,13 @@ def test_a_product_with_its_epilogue() -> None:
 
 
 @compiler
+def test_a_wide_sum_of_narrow_integers() -> None:
+    """As GCC 12 compiles it wrongly, unless a pass of it is left out."""
+    x = rng.integers(63, 127, (5, 33), np.int8)
+    np.testing.assert_array_equal(on_c(x).sum(-1, dtype="int64").numpy(), x.astype(np.int64).sum(-1))
+
+
+@compiler
 def test_a_training_step() -> None:
     """Gradients of a loss."""
     weight = Tensor(X[:3], device="c", requires_grad=True)
