@@ -81,6 +81,14 @@ def test_scan_of_narrow_values(case: Case, op: Op, name: str, backend: Any) -> N
     case.check(scan(op, case.leaf(array), 0))
 
 
+@pytest.mark.parametrize("values", ["equal", "positive"])
+@pytest.mark.requires("float32")
+def test_long_scan(case: Case, values: str) -> None:
+    """A running sum has no tree to keep its error small: a device needs float64, or a compensated sum."""
+    array = VALUES[values](float32, 40_000)
+    case.check(scan(Op.ADD, case.leaf(array), 0))
+
+
 def _compare(case: Case, array: Array, axes: tuple[int, ...], dtype: DType) -> None:
     """The sum against one in float64, which blocks; the oracle itself would take as much memory again."""
     node: Node = reduce(Op.ADD, case.leaf_unknown(array), axes, dtype)

@@ -52,7 +52,9 @@ from petaflop.ir.kernel import (
     axis_size,
     common_axes,
     loads_of,
+    reduction,
     state,
+    value,
 )
 from petaflop.ir.loops import Alloc, Let, Memory, Segment, Statement, Store
 from petaflop.ir.plan import Nest
@@ -333,20 +335,32 @@ class NestLowering:
     def _scan(
         self, block: Block, r: Reduction, cursor: Cursor, tiles: list[Tile], known: Mapping[Expr, Expr]
     ) -> Body:
-        allocations, arrays = self._arrays(r, math.prod(tile.count for tile in tiles))
+        run = self._wider(r)
+        allocations, arrays = self._arrays(run, math.prod(tile.count for tile in tiles))
         place = _number(tiles)
         states = {
             s.expr: make(Leaf.LOAD, (TRUE, place), s.dtype, (a, 0))
-            for s, a in zip(r.states, arrays, strict=True)
+            for s, a in zip(run.states, arrays, strict=True)
+        }
+        results = {
+            s.expr: total if run is r else value(Op.CAST, total, dtype=s.dtype)
+            for s, total in zip(r.states, states.values(), strict=True)
         }
 
         def step(inner: Cursor) -> Body:
-            values = self._place(r.step, inner, {**known, **states})
-            update = _assign(r, arrays, place, values)
-            return tile_loops(tiles, update + self._stores(block, inner, {**known, **states}))
+            values = self._place(run.step, inner, {**known, **states})
+            update = _assign(run, arrays, place, values)
+            return tile_loops(tiles, update + self._stores(block, inner, {**known, **results}))
 
         levels = [level for a in r.axes for level in levels_of(a, None)]
-        return allocations + self._initial(r, arrays, tiles, 1, cursor, known) + loops(levels, cursor, step)
+        return allocations + self._initial(run, arrays, tiles, 1, cursor, known) + loops(levels, cursor, step)
+
+    def _wider(self, r: Reduction) -> Reduction:
+        """A running sum of float32 in float64, where the target has it: no tree keeps its error small."""
+        has_double = "float64" in self.target.native_dtypes
+        if r.op is not Op.ADD or r.states[0].dtype is not float32 or not has_double:
+            return r
+        return reduction(r.states[0].name, r.op, value(Op.CAST, r.term, dtype=float64), r.axes, scan=True)
 
     # ---- expressions at a place ----
 
