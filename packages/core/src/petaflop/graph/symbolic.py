@@ -8,6 +8,7 @@ constant), so that views turn into clean `h*stride + kh*dilation` loads. Kernels
 from __future__ import annotations
 
 import functools
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -52,13 +53,14 @@ class Expr:
     """One scalar expression. Equal expressions are the same object, so `is`, `==` and hashing are all by
     identity."""
 
-    __slots__ = ("__weakref__", "_terms", "arg", "args", "dtype", "hi", "lo", "op")
+    __slots__ = ("__weakref__", "_terms", "arg", "args", "dtype", "hi", "is_size", "lo", "op")
     op: Any
     args: tuple[Expr, ...]
     dtype: DType
     arg: Any
     lo: int
     hi: int
+    is_size: bool  # whether it is made of Variables and numbers alone
     _terms: tuple[dict[Expr, int], int] | None
 
     def __add__(self, other: Dim) -> Expr:
@@ -134,6 +136,7 @@ class Expr:
 
 
 Dim = int | Expr
+_is_size = operator.attrgetter("is_size")
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
 _bound: weakref.WeakKeyDictionary[Expr, int] = weakref.WeakKeyDictionary()
 
@@ -148,6 +151,7 @@ def make(
     if found is None:
         found = Expr()
         found.op, found.args, found.dtype, found.arg, found.lo, found.hi = op, args, dtype, arg, lo, hi
+        found.is_size = not isinstance(op, str) and all(map(_is_size, args))
         found._terms = None
         found = _table.setdefault(key, found)
     return found
@@ -281,13 +285,6 @@ def add(a: Expr, b: Expr) -> Expr:
     if len(terms) > 1 and all(map(_is_size, terms)):  # so that n + m and m + n are one size
         terms = dict(sorted(terms.items(), key=lambda item: repr(item[0])))
     return _join(_fold_div_mod(terms), left_offset + right_offset)
-
-
-def _is_size(expr: Expr) -> bool:
-    """Whether an index expression is made of Variables alone."""
-    if not expr.args:
-        return expr.op in (Op.VAR, Op.CONST)
-    return all(map(_is_size, expr.args))
 
 
 def _fold_div_mod(terms: dict[Expr, int]) -> dict[Expr, int]:
