@@ -53,14 +53,14 @@ class Expr:
     """One scalar expression. Equal expressions are the same object, so `is`, `==` and hashing are all by
     identity."""
 
-    __slots__ = ("__weakref__", "_terms", "arg", "args", "dtype", "hi", "is_size", "lo", "op")
+    __slots__ = ("__weakref__", "_sized", "_terms", "arg", "args", "dtype", "hi", "lo", "op")
     op: Any
     args: tuple[Expr, ...]
     dtype: DType
     arg: Any
     lo: int
     hi: int
-    is_size: bool  # whether it is made of Variables and numbers alone
+    _sized: bool  # whether it is made of Variables and numbers alone
     _terms: tuple[dict[Expr, int], int] | None
 
     def __add__(self, other: Dim) -> Expr:
@@ -136,7 +136,7 @@ class Expr:
 
 
 Dim = int | Expr
-_is_size = operator.attrgetter("is_size")
+_is_size = operator.attrgetter("_sized")
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
 _bound: weakref.WeakKeyDictionary[Expr, int] = weakref.WeakKeyDictionary()
 
@@ -151,7 +151,7 @@ def make(
     if found is None:
         found = Expr()
         found.op, found.args, found.dtype, found.arg, found.lo, found.hi = op, args, dtype, arg, lo, hi
-        found.is_size = not isinstance(op, str) and all(map(_is_size, args))
+        found._sized = not isinstance(op, str) and all(map(_is_size, args))
         found._terms = None
         found = _table.setdefault(key, found)
     return found
