@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from petaflop.dtype import bool_, index
-from petaflop.graph.ops import Op
+from petaflop.dtype import bool_, float32, float64, index
+from petaflop.graph.ops import Native, Op
 from petaflop.graph.symbolic import (
     TRUE,
     Expr,
@@ -43,10 +43,18 @@ def within(axis: Expr) -> Expr:
 
 class Flattener:
     """`local` temporaries keep only what a task needs, `lanes` elements for each; `masked` axes may
-    overrun."""
+    overrun; with `contract`, a product plus a constant is one multiply-add."""
 
-    def __init__(self, kernel: Kernel, local: Mapping[str, int], lanes: int, masked: Iterable[Expr]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        local: Mapping[str, int],
+        lanes: int,
+        masked: Iterable[Expr],
+        contract: bool = False,
+    ) -> None:
         self.kernel, self.local, self.lanes, self.masked = kernel, local, lanes, tuple(masked)
+        self.contract = contract
         self.layouts = {b.name: row_major(b.shape[local.get(b.name, 0) :]) for b in kernel.buffers}
 
     def offset(self, buffer: str, position: tuple[Expr, ...]) -> Expr:
@@ -117,6 +125,8 @@ class Flattener:
                     valid = both(valid, *(within(a) for a in self.masked if a in used))
                 args = (valid, self.offset(expr.arg[0], tuple(position)))
                 done[expr] = make(Leaf.LOAD, args, expr.dtype, expr.arg)
+            elif self.contract and expr.op is Op.ADD and expr.dtype in (float32, float64):
+                done[expr] = _contracted(expr, args)
             else:
                 done[expr] = rebuild(expr, args) if args != expr.args else expr
 
@@ -128,6 +138,14 @@ class Flattener:
             old = make(Leaf.LOAD, (valid, offset), value.dtype, (store.buffer, 0))
             value = make(store.accumulate, (old, value), value.dtype)
         return Store(store.buffer, (offset,), value, valid)
+
+
+def _contracted(expr: Expr, args: tuple[Expr, ...]) -> Expr:
+    """a * b + constant with one rounding. Other sums stay: x*x - y*y must be 0 where x is y."""
+    for a, b in (args, args[::-1]):
+        if a.op is Op.MUL and b.op is Op.CONST:
+            return make(Native.FMA, (*a.args, b), expr.dtype)
+    return rebuild(expr, args) if args != expr.args else expr
 
 
 def _gated(branch: Expr, condition: Expr, suspects: set[Expr]) -> Expr:
