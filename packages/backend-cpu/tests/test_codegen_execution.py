@@ -510,7 +510,8 @@ def test_constants_of_every_dtype_and_nothing_to_read() -> None:
 
 @pytest.mark.parametrize("dtype", [float32, float64], ids=str)
 def test_a_product_plus_a_constant_is_rounded_once(dtype: DType) -> None:
-    """... where the target has the instruction; a difference of two products is rounded as it is written."""
+    """... where the target has the instruction; differences of products, and products with other readers, are
+    rounded as they are written."""
     if not backend().target.has_fma:
         pytest.skip("this CPU has no fused multiply-add")
     rng = np.random.default_rng(0)
@@ -525,9 +526,14 @@ def test_a_product_plus_a_constant_is_rounded_once(dtype: DType) -> None:
     for got in both_plans(kernel, [a, b], np.zeros(1000, dtype.numpy)):
         assert same(got, np.array(exact).astype(dtype.numpy))
 
-    def difference(x: Expr, y: Expr) -> Expr:
+    def differs(x: Expr, y: Expr) -> Expr:
         return value(Op.ADD, value(Op.MUL, x, y), value(Op.MUL, value(Op.MUL, y, x), constant(-1.0, dtype)))
 
-    kernel = elementwise((1000,), [dtype] * 2, dtype, difference)
-    for got in both_plans(kernel, [a, b], np.ones(1000, dtype.numpy)):
-        assert not got.any()
+    def read_twice(x: Expr, y: Expr) -> Expr:
+        one = value(Op.ADD, value(Op.MUL, x, y), constant(-1.0, dtype))
+        return value(Op.MUL, value(Op.MUL, x, y), one)
+
+    for make, expected in ((differs, a * b - b * a), (read_twice, (a * b) * (a * b - 1))):
+        kernel = elementwise((1000,), [dtype] * 2, dtype, make)
+        for got in both_plans(kernel, [a, b], np.ones(1000, dtype.numpy)):
+            assert same(got, expected)
