@@ -110,9 +110,8 @@ class _Function:
             name = f"llvm.x86.avx512.mask.scalef.{'ps' if self.bits == 32 else 'pd'}.{size}"
             mask = f"i{max(self.lanes, 8)} -1"
             rounding = ", i32 4" if size == 512 else ""
-            return self.line(
-                f"call {floats} @{name}({floats} {a}, {floats} {whole}, {floats} zeroinitializer, {mask}{rounding})"
-            )
+            operands = f"{floats} {a}, {floats} {whole}, {floats} zeroinitializer, {mask}{rounding}"
+            return self.line(f"call {floats} @{name}({operands})")
         if self.bits == 64:
             powers = self.line(f"trunc {self.integer_type()} {powers} to {integers}")
         short = "" if self.lanes == 1 else f"v{self.lanes}"

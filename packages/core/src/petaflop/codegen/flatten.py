@@ -159,7 +159,7 @@ def _contracted(expr: Expr, args: tuple[Expr, ...], alone: Sequence[bool]) -> Ex
 
     Other sums stay: x*x - y*y must be 0 where x is y.
     """
-    for a, b, only in ((*args, alone[0]), (*args[::-1], alone[1])):
+    for (a, b), only in zip((args, args[::-1]), alone, strict=True):
         if only and a.op is Op.MUL and b.op is Op.CONST:
             return make(Native.FMA, (*a.args, b), expr.dtype)
         if whole := _two_halves(a, b):

@@ -65,7 +65,7 @@ _TABLE: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }  # fmt: skip
 
 
-# x · P(z)/Q(z) in float32, z = x²; at the first number, beyond which the function is 1 in float32, a little more
+# x · P(z)/Q(z) in float32, z = x²; it passes 1 at the first number, from where on the function is 1
 _RATIONAL: dict[str, tuple[float, tuple[float, ...], tuple[float, ...]]] = {
     "tanh": (
         9.305,
