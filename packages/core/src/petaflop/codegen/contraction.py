@@ -187,7 +187,7 @@ def _plan(first: int, product: _Product, target: Target, windowed: bool) -> Cont
         split.append(Split(n, (*_thread(n_thread, n_step * tile_n), *vector)))
     fuse = _fuse_k(roles, pack_rows, pack_columns, summary)
     if product.blocks[0].reductions[0].states[0].dtype.is_float:
-        split += _runs([(fuse[0].into, product.k)] if fuse else [(a.arg, points([a])) for a in roles.k])
+        split += runs([(fuse[0].into, product.k)] if fuse else [(a.arg, points([a])) for a in roles.k])
     outer_n = f"{n}_t.{int(n_thread)}" if tile_columns else f"{n}.{int(n_thread)}"
     outer_m = f"{m}_t.{int(m_thread)}" if pack_rows else f"{m}.{int(m_thread)}"
     order: tuple[str, ...] = (outer_n, outer_m)
@@ -208,7 +208,7 @@ def _rows_as_they_are(product: _Product) -> bool:
     return not far or product.n < 8 * product.width
 
 
-def _runs(axes: list[tuple[str, int]]) -> list[Split]:
+def runs(axes: list[tuple[str, int]]) -> list[Split]:
     """Partial sums of about RUN products along the (axis, size)s of k: a "block" of the outermost axis of
     which one step is no longer than that."""
     if math.prod(size for _, size in axes) <= 2 * RUN:
@@ -261,13 +261,13 @@ def _register_tile(m: int, n: int, width: int, registers: int) -> tuple[int, int
             if rows * vectors + vectors + 1 > registers or rows > m:
                 continue
             columns = -(-n // (vectors * width))
-            time = columns * (m // rows * _cycles(rows, vectors) + m % rows * _cycles(1, vectors))
+            time = columns * (m // rows * cycles(rows, vectors) + m % rows * cycles(1, vectors))
             if (vectors - 1) * width < n:
                 best = min(best, (time, -rows, vectors))
     return -best[1], best[2]
 
 
-def _cycles(rows: int, vectors: int) -> float:
+def cycles(rows: int, vectors: int) -> float:
     """Cycles of one step of k: two multiply-adds and two loads a cycle, four cycles until a sum can be added
     to."""
     return max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.3
