@@ -39,7 +39,7 @@ class CpuLaunch:
         self._library = Library(binary, entries, imports)
         self._functions = [self._library[entry] for entry in entries]
         self.signature = signature
-        self.shared = (backend.working_memory(signature.shared, 1),) if signature.shared else ()
+        self.shared = (backend.working_memory("shared", signature.shared),) if signature.shared else ()
         words = len(signature.arguments) + len(self.shared) + len(signature.variables)
         self._pack = struct.Struct(f"{words}q").pack
         self._prefix = b"" if self.sized else struct.pack(f"{self.buffers_place}q", *self.head(()))
@@ -63,7 +63,7 @@ class CpuLaunch:
         """The record up to the buffers."""
         signature = self.signature
         stride = size_class(signature.scratch) if signature.scratch else 0
-        scratch = self._backend.working_memory(stride, self._backend.slots)
+        scratch = self._backend.working_memory("scratch", stride, self._backend.slots)
         buffers = len(signature.arguments) + len(self.shared)
         head = [len(self._functions), buffers, len(signature.variables), scratch, stride]
         tasks = signature.tasks(variables) if self.sized else [phase.tasks for phase in signature.phases]

@@ -137,10 +137,13 @@ def _table(name: str, bits: int) -> tuple[float, ...]:
 
 
 def _exp2(f: _Function) -> str:
-    """2^x = 2^n · 2^r, n the nearest integer; 2^n in two factors, so a subnormal result is rounded once."""
-    lowest, highest = (-151.0, 129.0) if f.bits == 32 else (-1076.0, 1025.0)
+    """2^x = 2^n · 2^r, n the nearest integer; 2^n in two factors, so a subnormal result is rounded once.
+
+    What is 0 is chosen, not computed: a result that underflows takes some CPUs ten times as long.
+    """
+    lowest, highest = (-150.0, 129.0) if f.bits == 32 else (-1075.0, 1025.0)
     low = f.compare("olt", "%x", f.number(lowest))
-    x = f.select(low, f.number(lowest), "%x")
+    x = f.select(low, f.number(0.0), "%x")
     high = f.compare("ogt", x, f.number(highest))
     x = f.select(high, f.number(highest), x)
     magic = 1.5 * 2.0**f.mantissa  # adding it rounds to an integer, which then stands in the lowest bits
@@ -151,13 +154,13 @@ def _exp2(f: _Function) -> str:
     magic_bits = struct.unpack("<i", struct.pack("<f", magic)) if f.bits == 32 else (0x4338000000000000,)
     n = f.binary("sub", f.to_bits(shifted), f.integer(magic_bits[0]))
     if f.scales:
-        return f.scaled(p, whole, n)
+        return f.select(low, f.number(0.0), f.scaled(p, whole, n))
     half = f.binary("ashr", n, f.integer(1))
     for power in (half, f.binary("sub", n, half)):
         biased = f.binary("add", power, f.integer(f.bias))
         factor = f.from_bits(f.binary("shl", biased, f.integer(f.mantissa)))
         p = f.binary("fmul", p, factor)
-    return p
+    return f.select(low, f.number(0.0), p)
 
 
 def _log2(f: _Function) -> str:

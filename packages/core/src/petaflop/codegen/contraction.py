@@ -22,7 +22,7 @@ from petaflop.ir.kernel import Block, Kernel, axes_of, axis_size
 from petaflop.ir.plan import Fuse, Rewrite, Split, Stage, Tile, Window
 from petaflop.ir.target import Target
 
-__all__ = ["Contraction", "plan_contraction"]
+__all__ = ["cycles", "plan_contraction", "runs"]
 
 LEAST_WORK = 1 << 13  # multiply-adds below which panels do not pay
 RUN = 128  # products summed up in one chain before the partial sum is put aside
@@ -111,7 +111,7 @@ def _plan(first: int, product: Product, target: Target, windowed: bool) -> Contr
         split.append(Split(n, (*thread(tasks.n, tasks.n_step * tile_n), *vector)))
     fuse = _fuse_k(roles, packing.rows, packing.columns, product.summaries[0])
     if product.blocks[0].reductions[0].states[0].dtype.is_float:
-        split += _runs([(fuse[0].into, product.k)] if fuse else [(a.arg, points([a])) for a in roles.k])
+        split += runs([(fuse[0].into, product.k)] if fuse else [(a.arg, points([a])) for a in roles.k])
     outer_n = f"{n}_t.{int(tasks.n)}" if packing.tile_columns else f"{n}.{int(tasks.n)}"
     outer_m = f"{m}_t.{int(tasks.m)}" if packing.rows else f"{m}.{int(tasks.m)}"
     order: tuple[str, ...] = (outer_n, outer_m)
@@ -177,7 +177,7 @@ def _rows_as_they_are(product: Product) -> bool:
     return not far or product.n < 8 * product.width
 
 
-def _runs(axes: list[tuple[str, int]]) -> list[Split]:
+def runs(axes: list[tuple[str, int]]) -> list[Split]:
     """Partial sums of about RUN products along the (axis, size)s of k: a "block" of the outermost axis of
     which one step is no longer than that."""
     if math.prod(size for _, size in axes) <= 2 * RUN:
@@ -219,13 +219,13 @@ def _register_tile(m: int, n: int, width: int, registers: int) -> tuple[int, int
             if rows * vectors + vectors + 1 > registers or rows > m:
                 continue
             columns = -(-n // (vectors * width))
-            time = columns * (m // rows * _cycles(rows, vectors) + m % rows * _cycles(1, vectors))
+            time = columns * (m // rows * cycles(rows, vectors) + m % rows * cycles(1, vectors))
             if (vectors - 1) * width < n:
                 best = min(best, (time, -rows, vectors))
     return -best[1], best[2]
 
 
-def _cycles(rows: int, vectors: int) -> float:
+def cycles(rows: int, vectors: int) -> float:
     """Cycles of one step of k: two multiply-adds and two loads a cycle, four cycles until a sum can be added
     to."""
     return max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.3

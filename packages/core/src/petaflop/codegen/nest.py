@@ -8,7 +8,7 @@ vectorised reduce axis; LLVM turns those into registers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from petaflop.codegen.flatten import TILE, Flattener, within
@@ -16,6 +16,7 @@ from petaflop.codegen.ranges import (
     Cursor,
     Level,
     Tile,
+    between,
     levels_of,
     loop_variable,
     loops,
@@ -23,7 +24,7 @@ from petaflop.codegen.ranges import (
     tile_position,
     whole,
 )
-from petaflop.codegen.rewrite import join_axes
+from petaflop.codegen.rewrite import Rewritten, join_axes
 from petaflop.codegen.split_reduce import Limit
 from petaflop.dtype import float32, float64
 from petaflop.errors import CompileError
@@ -45,7 +46,6 @@ from petaflop.graph.symbolic import (
 )
 from petaflop.ir.kernel import (
     Block,
-    Kernel,
     Reduction,
     Temporary,
     axis,
@@ -92,14 +92,14 @@ class NestLowering:
 
     def __init__(
         self,
-        kernel: Kernel,
+        rewritten: Rewritten,
         nest: Nest,
         target: Target,
         number: int,
-        limits: Mapping[int, Limit],
         local: set[str],
     ) -> None:
-        self.kernel, self.nest, self.target, self.number = kernel, nest, target, number
+        kernel, limits = rewritten.kernel, rewritten.limits
+        self.nest, self.target, self.number, self.bounds = nest, target, number, rewritten.bounds
         self.blocks = fuse_axes([kernel.blocks[index] for index in nest.blocks], nest)
         found = zip(self.blocks, nest.blocks, strict=True)
         self.limits = {
@@ -162,15 +162,24 @@ class NestLowering:
     def _blocks(self, cursor: Cursor) -> Body:
         body: Body = ()
         for block in self.blocks:
-            own = [level for a in block.axes if a not in cursor.positions for level in self._levels(a)]
-            body += loops(self._ordered(own), cursor, lambda inner, b=block: self._point(b, inner))  # type: ignore[misc]
+            axes = [a for a in block.axes if a not in cursor.positions]
+            own = self._ordered([level for a in axes for level in self._levels(a)])
+            start = self._bounded(axes, cursor)
+            body += loops(own, start, lambda inner, b=block: self._point(b, inner))  # type: ignore[misc]
         return body
+
+    def _bounded(self, axes: Iterable[Expr], cursor: Cursor) -> Cursor:
+        """The cursor with the bounds of axes that depend on where it is."""
+        for a in axes:
+            if (bound := self.bounds.get(a.arg)) is not None:
+                cursor = cursor.narrow(a, between(*self._place((bound.low, bound.high), cursor, {})))
+        return cursor
 
     # ---- one block at one point, or at one register tile ----
 
     def _point(self, block: Block, cursor: Cursor) -> Body:
         tiles = [tile for a in block.axes for tile in cursor.tiles[a]]
-        start = self._limited(block, cursor)
+        start = self._bounded(block.reduce_axes, self._limited(block, cursor))
         block = self.flat[block]
         body: Body = ()
         known: dict[Expr, Expr] = {}

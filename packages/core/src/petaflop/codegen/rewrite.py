@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from petaflop.codegen.rows import Bound, chunked, rows_staged, rows_tiled, share_rooms
 from petaflop.codegen.split_reduce import Limit, halves
 from petaflop.codegen.windows import copied
 from petaflop.graph.ops import Op
@@ -31,41 +32,53 @@ from petaflop.graph.symbolic import (
     substitute,
     topological,
 )
-from petaflop.ir.kernel import Block, Kernel, Store, Temporary, axes_of, axis, axis_size, load, value
-from petaflop.ir.plan import Join, Rewrite, SplitReduce, Stage, Tile, Window
+from petaflop.ir.kernel import (
+    Block,
+    Kernel,
+    Store,
+    Temporary,
+    axes_of,
+    axis,
+    axis_size,
+    common_axes,
+    load,
+    value,
+)
+from petaflop.ir.plan import Chunk, Join, Rewrite, Rows, SplitReduce, Stage, StageRows, Tile, Window
 
 __all__ = ["Rewritten", "join_axes", "rewrite"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A kernel after rewrites: its blocks by number, temporaries that were added, and limits of partial
-    reductions."""
+    """A kernel after rewrites: its blocks by number, temporaries that were added, limits of partial
+    reductions, and bounds of axes by name."""
 
     kernel: Kernel
     limits: Mapping[int, Limit]
+    bounds: Mapping[str, Bound]
 
 
 def rewrite(kernel: Kernel, directives: Iterable[Rewrite]) -> Rewritten:
     """`kernel` with the directives carried out in order."""
     directives = tuple(directives)
     if not directives:
-        return Rewritten(kernel, {})
+        return Rewritten(kernel, {}, {})
     blocks = list(kernel.blocks)
     temporaries = list(kernel.temporaries)
     sizes = [len(nest) for nest in kernel.nests]
     limits: dict[Block, Limit] = {}
+    bounds: dict[str, Bound] = {}
     for directive in directives:
-        _RULES[type(directive)](directive, blocks, temporaries, sizes, limits)
+        _RULES[type(directive)](directive, blocks, temporaries, sizes, limits, bounds)
     nests = []
     first = 0
     for size in sizes:
         nests.append(tuple(blocks[first : first + size]))
         first += size
     result = replace(kernel, nests=tuple(nests), temporaries=tuple(temporaries))
-    return Rewritten(
-        result, {number: limits[block] for number, block in enumerate(blocks) if block in limits}
-    )
+    limited = {number: limits[block] for number, block in enumerate(blocks) if block in limits}
+    return Rewritten(result, limited, bounds)
 
 
 def join_axes(block: Block, names: tuple[str, ...], into: str) -> Block:
@@ -209,11 +222,7 @@ def _window(
 
 def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[int]) -> None:
     """Nests of one block each, before the nest of block `number`."""
-    first = 0
-    for position, size in enumerate(sizes):  # noqa: B007 - read after the loop
-        if number < first + size:
-            break
-        first += size
+    position, first = _nest_of(number, sizes)
     sizes[position:position] = [1] * len(new)
     blocks[first:first] = new
 
@@ -224,17 +233,64 @@ def _split_reduce(
     temporaries: list[Temporary],
     sizes: list[int],
     limits: dict[Block, Limit],
+    *_: Any,
 ) -> None:
     pair, limit, rooms = halves(blocks[directive.block], directive)
     blocks[directive.block : directive.block + 1] = pair
     temporaries += rooms
     limits[pair[0]] = limit
+    sizes[_nest_of(directive.block, sizes)[0]] += 1
+
+
+def _nest_of(number: int, sizes: Sequence[int]) -> tuple[int, int]:
+    """The position of the nest that has a block of that number, and the number of its first block."""
     first = 0
-    for position, size in enumerate(sizes):
-        if directive.block < first + size:
-            sizes[position] += 1
+    for position, size in enumerate(sizes):  # noqa: B007 - read after the loop
+        if number < first + size:
             break
         first += size
+    return position, first
+
+
+def _rows(
+    directive: Rows,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
+) -> None:
+    rows_tiled(directive, blocks, temporaries, bounds)
+
+
+def _stage_rows(
+    directive: StageRows, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
+) -> None:
+    position, first = _nest_of(directive.block, sizes)
+    common = common_axes(tuple(blocks[first : first + sizes[position]]))
+    block, name = blocks[directive.block], f"rows{len(temporaries)}"
+    stage, room, read = rows_staged(block, directive.operand, common, name)
+    blocks[directive.block : directive.block + 1] = [stage, _with_factor(block, directive.operand, read)]
+    temporaries.append(room)
+    sizes[position] += 1
+    share_rooms((directive.block,), blocks, temporaries)
+
+
+def _chunk(
+    directive: Chunk,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
+) -> None:
+    position, first = _nest_of(directive.block, sizes)
+    common = common_axes(tuple(blocks[first : first + sizes[position]]))
+    name = f"total{len(temporaries)}"
+    parts, total = chunked(directive, blocks[directive.block], common, name, bounds)
+    blocks[directive.block : directive.block + 1] = parts
+    temporaries.append(total)
+    sizes[position] += 2
 
 
 _RULES: dict[type, Callable[..., None]] = {
@@ -243,4 +299,7 @@ _RULES: dict[type, Callable[..., None]] = {
     Stage: _stage,
     Window: _window,
     SplitReduce: _split_reduce,
+    Rows: _rows,
+    StageRows: _stage_rows,
+    Chunk: _chunk,
 }

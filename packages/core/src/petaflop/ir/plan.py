@@ -13,14 +13,17 @@ from typing import Any
 
 __all__ = [
     "BINDS",
+    "Chunk",
     "Fuse",
     "Join",
     "Nest",
     "Plan",
     "Rewrite",
+    "Rows",
     "Split",
     "SplitReduce",
     "Stage",
+    "StageRows",
     "Tile",
     "Window",
 ]
@@ -135,7 +138,52 @@ class SplitReduce:
         return f"split_reduce block {self.block}: {self.axis} by {self.size}"
 
 
-Rewrite = Join | Tile | Stage | Window | SplitReduce
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The innermost axis that `blocks`, a whole nest, have in common, in tiles of `size`.
+
+    `axis_t`, the number of a tile, stays common; the place in it is an axis of each block's own, `axis_rn`
+    for the n-th of them. Temporaries of a point become temporaries of a tile.
+    """
+
+    blocks: tuple[int, ...]
+    axis: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"rows of {self.axis} by {self.size} in block {', '.join(map(str, self.blocks))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Have `block` add up `size` elements of a reduce axis for all points of its own axes before the next
+    ones.
+
+    `axis_b` is the number of a chunk and `axis_i` the place in it; blocks before and after clear and read the
+    totals.
+    """
+
+    block: int
+    axis: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"chunk {self.axis} by {self.size} in block {self.block}"
+
+
+@dataclass(frozen=True, slots=True)
+class StageRows:
+    """Compute factor 0 or 1 of the product that `block` sums up for the rows of its nest's tile, in a block
+    before it in the nest; its reduce axes are `axis_m` there."""
+
+    block: int
+    operand: int
+
+    def __str__(self) -> str:
+        return f"stage factor {self.operand} of block {self.block} for a tile of rows"
+
+
+Rewrite = Join | Tile | Stage | Window | SplitReduce | Rows | StageRows | Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +232,8 @@ class Plan:
         return "\n".join(lines)
 
 
-_TYPES = {kind.__name__: kind for kind in (Fuse, Join, Split, SplitReduce, Stage, Window, Tile, Nest, Plan)}
+_KINDS = (Chunk, Fuse, Join, Nest, Plan, Rows, Split, SplitReduce, Stage, StageRows, Tile, Window)
+_TYPES = {kind.__name__: kind for kind in _KINDS}
 
 
 def _data(value: Any) -> Any:
