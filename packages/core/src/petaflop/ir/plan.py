@@ -17,6 +17,7 @@ __all__ = [
     "Fuse",
     "Join",
     "Nest",
+    "Panel",
     "Plan",
     "Rewrite",
     "Rows",
@@ -107,6 +108,24 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Panel:
+    """Compute factor 0 or 1 of the product that `block`, a nest of its own, sums up for `size` tiles at once.
+
+    A new block before it in the nest packs the panels of tiles along `axis`, which Tile made. `axis_b`, the
+    number of such a run, becomes common to both, after the other axes of the factor; `axis_i` is the place in
+    it. The axes of the new block have `_p` at their ends.
+    """
+
+    block: int
+    operand: int
+    axis: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"panel of factor {self.operand} of block {self.block} for {self.size} of {self.axis}"
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """Have factor 0 or 1 of the product that `block` sums up, which reads sums of axes, read a padded copy.
 
@@ -183,7 +202,7 @@ class StageRows:
         return f"stage factor {self.operand} of block {self.block} for a tile of rows"
 
 
-Rewrite = Join | Tile | Stage | Window | SplitReduce | Rows | StageRows | Chunk
+Rewrite = Join | Tile | Stage | Panel | Window | SplitReduce | Rows | StageRows | Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +251,7 @@ class Plan:
         return "\n".join(lines)
 
 
-_KINDS = (Chunk, Fuse, Join, Nest, Plan, Rows, Split, SplitReduce, Stage, StageRows, Tile, Window)
+_KINDS = (Chunk, Fuse, Join, Nest, Plan, Rows, Split, SplitReduce, Stage, Panel, StageRows, Tile, Window)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 
 
