@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 
-from petaflop.graph.symbolic import Expr, product
-from petaflop.ir.kernel import Block, axes_of, axis_size, loads_of
+from petaflop.graph.symbolic import Expr, Leaf, product
+from petaflop.ir.kernel import Block, Store, axes_of, axis_size, loads_of
 from petaflop.schedule.group import Group, Stage, in_order, is_contraction, merge_groups
 from petaflop.schedule.materialize import size_hint
 
@@ -112,6 +112,11 @@ def _by_row(block: Block, common: tuple[Expr, ...], names: Set[str]) -> bool:
     return True
 
 
+def _innermost(store: Store) -> Expr | None:
+    """The axis along which a store's elements are neighbours."""
+    return next((i for i in reversed(store.index) if i.op is Leaf.AXIS), None)
+
+
 def _pays(chain: Group, first: Block, last: Block) -> bool:
     """Whether moving what is between the products would take long beside them, and a task can hold rows of
     it."""
@@ -122,6 +127,8 @@ def _pays(chain: Group, first: Block, last: Block) -> bool:
         return False
     if len(first.axes) != len(rows) + 1 or len(last.axes) != len(rows) + 1:
         return False
+    if any(_innermost(store) in chain.common for store in last.stores):
+        return False  # rows are neighbours in memory (as pixels are): they are the lanes, not the tile
     widths = [
         product(axis_size(a) for a in block.axes if a not in chain.common) for block in chain.all_blocks
     ]
