@@ -18,7 +18,7 @@ from petaflop.codegen.split_reduce import Limit, can_split
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.ir.kernel import Block, Kernel, axis_size, common_axes
-from petaflop.ir.plan import Nest, Plan, Rewrite, Split, SplitReduce
+from petaflop.ir.plan import Fuse, Nest, Plan, Rewrite, Split, SplitReduce
 from petaflop.ir.target import Target
 
 __all__ = ["default_plan", "naive_plan"]
@@ -42,6 +42,7 @@ def default_plan(kernel: Kernel, target: Target) -> Plan:
     """The plan that the cost model chooses for `target`."""
     rewrites: list[Rewrite] = []
     special: dict[int, Contraction] = {}  # by the number of a nest after the rewrites
+    packs: dict[int, tuple[tuple[Fuse, ...], tuple[Split, ...]]] = {}
     added = 0
     found = []
     for position, (numbers, blocks) in enumerate(_numbered(kernel)):
@@ -49,6 +50,8 @@ def default_plan(kernel: Kernel, target: Target) -> Plan:
         if contraction is not None:
             added += contraction.added
             special[position + added] = contraction
+            start = position + added - len(contraction.packs)
+            packs |= {start + number: pack for number, pack in enumerate(contraction.packs)}
         found.append((numbers, blocks, contraction))
     for numbers, blocks, contraction in reversed(
         found
@@ -63,7 +66,10 @@ def default_plan(kernel: Kernel, target: Target) -> Plan:
     for position, (numbers, blocks) in enumerate(_numbered(kernel)):
         if position in special:
             chosen = special[position]
-            nests.append(Nest(numbers, chosen.fuse, chosen.split, chosen.order))
+            nests.append(Nest(numbers, chosen.fuse, chosen.split, chosen.order, chosen.matrix))
+            continue
+        if position in packs:
+            nests.append(Nest(numbers, *packs[position]))
             continue
         apart = any(number in limits for number in numbers) or _too_few(blocks)
         groups = (

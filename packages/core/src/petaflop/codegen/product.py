@@ -9,7 +9,7 @@ from petaflop.codegen.cost import Summary, points, size_of
 from petaflop.codegen.roles import Roles
 from petaflop.graph.symbolic import Expr
 from petaflop.ir.kernel import Block, axis_size
-from petaflop.ir.plan import Fuse, Join, Rewrite, Split
+from petaflop.ir.plan import Fuse, Join, Matrix, Rewrite, Split
 
 __all__ = ["Contraction", "Product", "Tasks", "ceil_div", "joined", "tasks_of", "thread"]
 
@@ -23,13 +23,16 @@ def ceil_div(a: int, b: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """What to do to a nest: rewrites that add `added` nests before it, then how its loops run."""
+    """What to do to a nest: rewrites that add `added` nests before it, then how its loops run, and those of
+    the added nests where the planner is not to choose."""
 
     rewrites: tuple[Rewrite, ...]
     added: int
     fuse: tuple[Fuse, ...]
     split: tuple[Split, ...]
     order: tuple[str, ...]
+    matrix: Matrix | None = None
+    packs: tuple[tuple[tuple[Fuse, ...], tuple[Split, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

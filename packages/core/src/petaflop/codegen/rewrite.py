@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from petaflop.codegen.narrow import narrowed, zero_outside
 from petaflop.codegen.split_reduce import Limit, halves
 from petaflop.codegen.windows import copied
+from petaflop.dtype import to_dtype
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import (
     TRUE,
@@ -129,7 +131,7 @@ def _tile(directive: Tile, blocks: list[Block], temporaries: list[Temporary], *_
 
 
 def _tiled(block: Block, directive: Tile, room: Mapping[str, tuple[Dim, ...]]) -> Block:
-    old = next(a for a in block.axes if a.arg == directive.axis)
+    old = next(a for a in (*block.axes, *block.reduce_axes) if a.arg == directive.axis)
     size = axis_size(old)
     count = divide(as_expr(size) + (directive.size - 1), constant(directive.size))
     outer = axis(f"{directive.axis}_t", int(count.arg) if count.op is Op.CONST else count)
@@ -140,7 +142,10 @@ def _tiled(block: Block, directive: Tile, room: Mapping[str, tuple[Dim, ...]]) -
         return tuple(new for a in axes for new in ((outer, inner) if a is old else (a,)))
 
     inside = less(position, as_expr(size))
-    if inside is not TRUE:
+    if inside is not TRUE and old in block.reduce_axes:
+        for operand, factor in enumerate(block.reductions[0].term.args):
+            block = _with_factor(block, operand, zero_outside(factor, old, position, inside))
+    elif inside is not TRUE:
         block = _guarded(block, old, position, inside, room)
     return _substituted(block, {old: position}, place)
 
@@ -180,10 +185,29 @@ def _stage(
     by_name = {a.arg: a for a in (*block.axes, *reduction.axes)}
     axes = tuple(by_name[name] for name in directive.axes)
     name = f"panel{len(temporaries)}"
-    temporaries.append(Temporary(name, factor.dtype, tuple(axis_size(a) for a in axes)))
-    pack = Block(axes, (Store(name, axes, factor),))
-    blocks[directive.block] = _with_factor(block, operand, load(name, axes, factor.dtype))
+    packed = narrowed(factor, to_dtype(directive.dtype)) if directive.dtype else factor
+    assert packed is not None, f"expected a factor that {directive.dtype} holds, got {factor}"
+    temporaries.append(Temporary(name, packed.dtype, tuple(axis_size(a) for a in axes)))
+    pack = Block(axes, (Store(name, axes, packed),))
+    if directive.together:
+        pack = _together(pack)
+    read = load(name, axes, packed.dtype)
+    read = value(Op.CAST, read, dtype=factor.dtype) if read.dtype is not factor.dtype else read
+    blocks[directive.block] = _with_factor(block, operand, read)
     _insert(directive.block, [pack], blocks, sizes)
+
+
+def _together(block: Block) -> Block:
+    """The block without its last axis, and with a store for each value of that."""
+    *axes, last = block.axes
+    (store,) = block.stores
+    size = axis_size(last)
+    assert isinstance(size, int)
+    stores = []
+    for number in range(size):
+        (stored,) = substitute([store.value], {last: constant(number)})
+        stores.append(replace(store, index=(*axes, constant(number)), value=stored))
+    return Block(tuple(axes), tuple(stores))
 
 
 def _with_factor(block: Block, operand: int, factor: Expr) -> Block:

@@ -15,6 +15,7 @@ __all__ = [
     "BINDS",
     "Fuse",
     "Join",
+    "Matrix",
     "Nest",
     "Plan",
     "Rewrite",
@@ -25,7 +26,7 @@ __all__ = [
     "Window",
 ]
 
-BINDS = ("thread", "serial", "block", "unroll", "vector")
+BINDS = ("thread", "serial", "block", "loop", "unroll", "vector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class Split:
 
     "thread" steps are tasks; "serial" steps are a loop; a "block" step of a reduce axis folds into a partial
     result of its own, which bounds the rounding error; "unroll" and "vector" steps stand innermost, below
-    every reduce loop, and keep their results in registers; a reduce axis has a power of two of them. `edge`
+    every reduce loop, and keep their results in registers ("loop" steps keep them in memory, and are not
+    repeated in the code); a reduce axis has a power of two of them. `edge`
     says what happens to a last step that is not full: "peel" runs it one by one, "mask" runs it in full with
     what lies outside switched off.
     """
@@ -73,10 +75,10 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """In `blocks`, a parallel axis becomes `axis_t`, the number of a tile, and `axis_r` < `size`, the place
-    in it.
+    """In `blocks`, an axis becomes `axis_t`, the number of a tile, and `axis_r` < `size`, the place in it.
 
-    What a ragged last tile has outside the axis is neither read nor written.
+    What a ragged last tile has outside a parallel axis is neither read nor written; outside a reduce axis,
+    which a sum of products runs over, both factors are 0.
     """
 
     blocks: tuple[int, ...]
@@ -92,15 +94,22 @@ class Stage:
     """Compute factor 0 or 1 of the product that `block` sums up beforehand, into panels with these axes in
     memory.
 
-    A panel has room for whole tiles; what is outside a ragged axis is 0. The new block stands before `block`.
+    A panel has room for whole tiles; what is outside a ragged axis is 0. With a `dtype` it holds the factor
+    as it was before it was cast from that dtype. Where `together`, one point of the new block stores all that
+    the last axis runs over. The new block stands before `block`.
     """
 
     block: int
     operand: int
     axes: tuple[str, ...]
+    dtype: str = ""
+    together: bool = False
 
     def __str__(self) -> str:
-        return f"stage factor {self.operand} of block {self.block} as [{', '.join(self.axes)}]"
+        dtype = f" in {self.dtype}" if self.dtype else ""
+        together = ", the last together" if self.together else ""
+        axes = ", ".join(self.axes)
+        return f"stage factor {self.operand} of block {self.block} as [{axes}]{dtype}{together}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,22 @@ class SplitReduce:
         return f"split_reduce block {self.block}: {self.axis} by {self.size}"
 
 
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Sum the products of a nest up by an instruction of the target, by its name.
+
+    Its tiles cover the steps of `m` and `n` that stand innermost, and all of the reduce axes `k`.
+    """
+
+    instruction: str
+    m: str
+    n: str
+    k: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"matrix {self.instruction} on {self.m} x {self.n} x {' x '.join(self.k)}"
+
+
 Rewrite = Join | Tile | Stage | Window | SplitReduce
 
 
@@ -150,6 +175,7 @@ class Nest:
     fuse: tuple[Fuse, ...] = ()
     split: tuple[Split, ...] = ()
     order: tuple[str, ...] = ()
+    matrix: Matrix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +207,12 @@ class Plan:
             lines.append(f"  nest {', '.join(map(str, nest.blocks))}:")
             lines += [f"    {directive}" for directive in (*nest.fuse, *nest.split)]
             lines += [f"    order {', '.join(nest.order)}"] if nest.order else []
+            lines += [f"    {nest.matrix}"] if nest.matrix else []
         return "\n".join(lines)
 
 
-_TYPES = {kind.__name__: kind for kind in (Fuse, Join, Split, SplitReduce, Stage, Window, Tile, Nest, Plan)}
+_KINDS = (Fuse, Join, Matrix, Split, SplitReduce, Stage, Window, Tile, Nest, Plan)
+_TYPES = {kind.__name__: kind for kind in _KINDS}
 
 
 def _data(value: Any) -> Any:
