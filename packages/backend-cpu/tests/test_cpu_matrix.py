@@ -123,8 +123,8 @@ INSTRUCTIONS = {
     ("aarch64-dot", int8): "sdot",
 } | {(name, float32): "fmla" if "aarch64" in name else "vfmadd" for name in TARGETS}  # fmt: skip
 SPILL = {
-    "x86_64": r"\bv?mov\w+\s+(%[xyz]mm\d+, .*\(%r[sb]p|.*\(%r[sb]p.*\), %[xyz]mm)|tile\w+\s+.*%rsp",
-    "aarch64": r"\b(str|stp|ldr|ldp)\s+q.*\[(sp|x29)",
+    "x86_64": r"\bv?mov\w+\s+(%[xyz]mm\d+, .*\(%rsp|.*\(%rsp.*\), %[xyz]mm)|tile\w+\s+.*%rsp",
+    "aarch64": r"\b(str|stp|ldr|ldp)\s+q.*\[sp",
 }
 
 
@@ -174,7 +174,7 @@ def test_an_instruction_that_the_target_has_not_is_an_error() -> None:
 def test_a_plan_with_an_instruction_goes_through_json() -> None:
     plan = default_plan(product((64, 64, 64), (int8, int8)), TARGETS["sapphirerapids"])
     assert Plan.from_json(plan.to_json()) == plan
-    assert "matrix tdpbssd on m_r x n_r x k_r_t x k_r_r" in str(plan)
+    assert "matrix tdpbssd on m x n_r x k_r_t x k_r_r" in str(plan)
 
 
 def test_a_process_that_may_not_use_tiles_has_no_such_rows() -> None:
@@ -327,7 +327,7 @@ def changed(loops: Loops, kind: type, **fields: Any) -> Loops:
         (Fetch, {"fragments": "absent"}, "expected fragments that exist, got absent"),
         (Fetch, {"offset": constant(1 << 20)}, "expected an offset below"),
         (Deposit, {"buffer": "o2"}, "expected a buffer that exists, got o2"),
-        (Multiply, {"a": ("c_2_1", constant(0))}, "expected a tile of operand a"),
+        (Multiply, {"a": ("c_1_1", constant(0))}, "expected a tile of operand a"),
     ],
     ids=str,
 )
@@ -339,8 +339,8 @@ def test_loops_that_make_no_sense_are_refused(kind: type, fields: dict[str, Any]
 
 def test_loops_read_as_code() -> None:
     text = str(tiled())
-    assert "fragments c_2_1: 4 of c of tdpbf16ps" in text
-    assert "c_2_1[(i * 2) + j] += a_2_1[i] @ b_2_1[j]" in text
+    assert "fragments c_1_1: 4 of c of tdpbf16ps" in text
+    assert "c_1_1[(i * 2) + j] += a_1_1[i] @ b_1_1[j]" in text
 
 
 def test_no_dialect_of_c_has_them() -> None:

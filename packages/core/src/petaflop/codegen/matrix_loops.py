@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from petaflop.codegen.flatten import TILE
 from petaflop.codegen.ranges import Cursor, Level, Tile, loop_variable, loops, tile_loops, tile_position
 from petaflop.errors import CompileError
 from petaflop.graph.ops import Op
@@ -145,11 +146,12 @@ class Multiplication:
         """(buffer, offset, pitch) of the tile of a factor that is `step` further along m or n."""
         read = factor.args[0] if factor.op is Op.CAST else factor
         wanted = self.instruction.a_dtype if along is self.m else self.instruction.b_dtype
+        assert self.nest.lanes == 1 or read.arg[0] not in self.nest.local, "expected one panel for a point"
         if read.op is not Leaf.LOAD or read.args[0] is not TRUE or read.dtype.name != wanted:
             raise CompileError(
                 f"plan: expected {wanted} as it lies in memory for {self.directive}, got {factor}"
             )
-        mapping = dict(cursor.positions)
+        mapping = {TILE: constant(0), **cursor.positions}
         mapping[along] = add(cursor.positions[along], step)
         (offset,) = substitute([read.args[1]], mapping)
         strides = linear_terms(read.args[1])[0]

@@ -109,6 +109,7 @@ class NestLowering:
         }
         self.common = common_axes(self.blocks) if len(self.blocks) > 1 else self.blocks[0].axes
         self.splits = {split.axis: split for split in nest.split}
+        self.local = local
         self.memory: list[Memory] = []
         self.scratch = 0
         self.names = 0

@@ -13,12 +13,13 @@ from petaflop.codegen.axes import edge_of, fusable_groups, vector_choice
 from petaflop.codegen.contraction import Contraction, plan_contraction
 from petaflop.codegen.cost import block_points, nanoseconds, points, size_of, summarize
 from petaflop.codegen.nest import fuse_axes
+from petaflop.codegen.product import Pack
 from petaflop.codegen.rewrite import rewrite
 from petaflop.codegen.split_reduce import Limit, can_split
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.ir.kernel import Block, Kernel, axis_size, common_axes
-from petaflop.ir.plan import Fuse, Nest, Plan, Rewrite, Split, SplitReduce
+from petaflop.ir.plan import Nest, Plan, Rewrite, Split, SplitReduce
 from petaflop.ir.target import Target
 
 __all__ = ["default_plan", "naive_plan"]
@@ -42,7 +43,7 @@ def default_plan(kernel: Kernel, target: Target) -> Plan:
     """The plan that the cost model chooses for `target`."""
     rewrites: list[Rewrite] = []
     special: dict[int, Contraction] = {}  # by the number of a nest after the rewrites
-    packs: dict[int, tuple[tuple[Fuse, ...], tuple[Split, ...]]] = {}
+    packs: dict[int, Pack] = {}
     added = 0
     found = []
     for position, (numbers, blocks) in enumerate(_numbered(kernel)):

@@ -187,14 +187,22 @@ def _stage(
     name = f"panel{len(temporaries)}"
     packed = narrowed(factor, to_dtype(directive.dtype)) if directive.dtype else factor
     assert packed is not None, f"expected a factor that {directive.dtype} holds, got {factor}"
-    temporaries.append(Temporary(name, packed.dtype, tuple(axis_size(a) for a in axes)))
+    shape = tuple(axis_size(a) for a in axes)
+    temporaries.append(Temporary(name, packed.dtype, shape, directive.shared))
     pack = Block(axes, (Store(name, axes, packed),))
     if directive.together:
         pack = _together(pack)
     read = load(name, axes, packed.dtype)
     read = value(Op.CAST, read, dtype=factor.dtype) if read.dtype is not factor.dtype else read
-    blocks[directive.block] = _with_factor(block, operand, read)
-    _insert(directive.block, [pack], blocks, sizes)
+    block = _with_factor(block, operand, read)
+    if directive.shared:
+        first = axes[: directive.shared]
+        block = replace(block, axes=(*first, *(a for a in block.axes if a not in first)))
+        blocks[directive.block : directive.block + 1] = [pack, block]
+        sizes[_position(directive.block, sizes)] += 1
+    else:
+        blocks[directive.block] = block
+        _insert(directive.block, [pack], blocks, sizes)
 
 
 def _together(block: Block) -> Block:
@@ -233,13 +241,20 @@ def _window(
 
 def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[int]) -> None:
     """Nests of one block each, before the nest of block `number`."""
-    first = 0
-    for position, size in enumerate(sizes):  # noqa: B007 - read after the loop
-        if number < first + size:
-            break
-        first += size
+    position = _position(number, sizes)
+    first = sum(sizes[:position])
     sizes[position:position] = [1] * len(new)
     blocks[first:first] = new
+
+
+def _position(number: int, sizes: Sequence[int]) -> int:
+    """The nest that block `number` is in."""
+    first = 0
+    for position, size in enumerate(sizes):
+        first += size
+        if number < first:
+            return position
+    raise AssertionError(f"expected a block below {first}, got {number}")
 
 
 def _split_reduce(
@@ -253,12 +268,7 @@ def _split_reduce(
     blocks[directive.block : directive.block + 1] = pair
     temporaries += rooms
     limits[pair[0]] = limit
-    first = 0
-    for position, size in enumerate(sizes):
-        if directive.block < first + size:
-            sizes[position] += 1
-            break
-        first += size
+    sizes[_position(directive.block, sizes)] += 1
 
 
 _RULES: dict[type, Callable[..., None]] = {

@@ -96,7 +96,9 @@ class Stage:
 
     A panel has room for whole tiles; what is outside a ragged axis is 0. With a `dtype` it holds the factor
     as it was before it was cast from that dtype. Where `together`, one point of the new block stores all that
-    the last axis runs over. The new block stands before `block`.
+    the last axis runs over. The new block stands before `block`: in a nest of its own, or with `shared` in
+    the same nest, whose first axes become those first `shared` ones, and the panel holds what a point of
+    these needs.
     """
 
     block: int
@@ -104,12 +106,14 @@ class Stage:
     axes: tuple[str, ...]
     dtype: str = ""
     together: bool = False
+    shared: int = 0
 
     def __str__(self) -> str:
         dtype = f" in {self.dtype}" if self.dtype else ""
         together = ", the last together" if self.together else ""
+        inside = f", inside {', '.join(self.axes[: self.shared])}" if self.shared else ""
         axes = ", ".join(self.axes)
-        return f"stage factor {self.operand} of block {self.block} as [{axes}]{dtype}{together}"
+        return f"stage factor {self.operand} of block {self.block} as [{axes}]{dtype}{together}{inside}"
 
 
 @dataclass(frozen=True, slots=True)
