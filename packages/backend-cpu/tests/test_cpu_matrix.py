@@ -115,7 +115,9 @@ INSTRUCTIONS = {
     ("x86-64-v3", bfloat16): "vfmadd",
     ("x86-64-v3", int8): "vpmulld",
     ("x86-64-v4", bfloat16): "vfmadd",
+    ("x86-64-vnni", int8): r"\{vex\}\s+vpdpbusd",
     ("zen4", bfloat16): "vdpbf16ps",
+    ("zen4", int8): "vpdpbusd",
     ("sapphirerapids", bfloat16): "tdpbf16ps",
     ("sapphirerapids", int8): "tdpbssd",
     ("aarch64", bfloat16): "fmla",
@@ -214,6 +216,27 @@ def test_each_instruction_multiplies(dtypes: tuple[DType, DType], name: str, tur
         plan = default_plan(kernel, only(name))
         assert f"matrix {name} " in str(plan)
         check(kernel, turned, sizes[2], plan)
+
+
+@pytest.mark.parametrize("dtypes", [(int8, int8), (uint8, uint8)], ids=str)
+@pytest.mark.parametrize("name", sorted(row for row in HOST if row.startswith("vpdpbusd")))
+@pytest.mark.parametrize("turned", ["nn", "tt"])
+def test_bytes_of_the_other_signedness_are_shifted(
+    name: str, dtypes: tuple[DType, DType], turned: str
+) -> None:
+    """Unsigned by signed is all that this instruction does; the ends of both ranges come out right."""
+    for sizes in ((64, 64, 64), (37, 51, 83), (30, 200, 7)):
+        kernel = product(sizes, dtypes, turned, 0, lambda total, n: value(Op.MUL, total, constant(3, int32)))
+        plan = default_plan(kernel, only(name))
+        assert "to the other signedness" in str(plan) and f"matrix {name} " in str(plan)
+        inputs, got = run(kernel, plan)
+        assert np.array_equal(got, 3 * exact(inputs, turned)[0])
+    with_ends = [np.full((40, 90), dtype.min if number else dtype.max, dtype.numpy).copy()
+                 for number, dtype in enumerate(dtypes)]  # fmt: skip
+    kernel = product((40, 40, 90), dtypes, "nt")
+    result = np.zeros((40, 40), np.int32)
+    execute(kernel, with_ends, [result], default_plan(kernel, only(name)))
+    assert np.array_equal(result, exact(with_ends, "nt")[0])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

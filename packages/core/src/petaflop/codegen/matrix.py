@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from petaflop.codegen.cost import Summary, points, summarize
 from petaflop.codegen.narrow import narrowed
 from petaflop.codegen.product import TASK_WORK, Contraction, Pack, Product, ceil_div, joined, tasks_of, thread
+from petaflop.codegen.rewrite import rewrite
 from petaflop.codegen.roles import Roles, loads_below, roles_of, walks
+from petaflop.codegen.shift import OTHER
 from petaflop.dtype import to_dtype
 from petaflop.graph.symbolic import TRUE, Expr, Leaf
 from petaflop.ir.kernel import Block, Kernel, axes_of
-from petaflop.ir.plan import Fuse, Matrix, Rewrite, Split, Stage, Tile
+from petaflop.ir.plan import Fuse, Matrix, Rewrite, Shift, Split, Stage, Tile
 from petaflop.ir.target import MatrixInstruction, Target
 
 __all__ = ["plan_matrix"]
@@ -94,13 +96,36 @@ def plan_matrix(kernel: Kernel, first: int, blocks: Sequence[Block], target: Tar
     if m < (PANEL_ROWS if contiguous else LEAST_ROWS) or m * n * k < LEAST_WORK:
         return None
     choice = min(_choices(blocks[0], roles, sizes, target), key=lambda c: c.cycles, default=None)
-    if choice is None or choice.cycles > m * n * k / _flat(target):
+    if choice is None:
+        return _shifted(kernel, first, blocks, roles, target)
+    if choice.cycles > m * n * k / _flat(target):
         return None
     row = choice.row
     product = Product(
         blocks, summaries, roles, row.n, m, n, k, choice.rows * row.m, choice.columns, contiguous
     )
     return _plan(first, product, choice, target)
+
+
+def _shifted(
+    kernel: Kernel, first: int, blocks: Sequence[Block], roles: Roles, target: Target
+) -> Contraction | None:
+    """The plan with a factor of the other signedness, where that is what an instruction wants."""
+    term = blocks[0].reductions[0].term
+    for row in target.matrix_instructions:
+        sides = {roles.rows: to_dtype(row.a_dtype), roles.columns: to_dtype(row.b_dtype)}
+        wrong = [side for side, dtype in sides.items() if narrowed(term.args[side], dtype) is None]
+        if len(wrong) != 1 or term.dtype.name != row.c_dtype or sides[wrong[0]] not in OTHER:
+            continue
+        if narrowed(term.args[wrong[0]], OTHER[sides[wrong[0]]]) is None:
+            continue
+        shift = Shift(first, wrong[0])
+        seen = rewrite(kernel, (shift,)).kernel
+        after = seen.blocks[first + 1 : first + 1 + len(blocks)]
+        plan = plan_matrix(seen, first + 1, after, replace(target, matrix_instructions=(row,)))
+        if plan is not None:
+            return replace(plan, rewrites=(shift, *plan.rewrites), added=plan.added + 1)
+    return None
 
 
 def _flat(target: Target) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from petaflop.codegen.narrow import narrowed, zero_outside
+from petaflop.codegen.shift import shifted
 from petaflop.codegen.split_reduce import Limit, halves
 from petaflop.codegen.windows import copied
 from petaflop.dtype import to_dtype
@@ -34,7 +35,7 @@ from petaflop.graph.symbolic import (
     topological,
 )
 from petaflop.ir.kernel import Block, Kernel, Store, Temporary, axes_of, axis, axis_size, load, value
-from petaflop.ir.plan import Join, Rewrite, SplitReduce, Stage, Tile, Window
+from petaflop.ir.plan import Join, Rewrite, Shift, SplitReduce, Stage, Tile, Window
 
 __all__ = ["Rewritten", "join_axes", "rewrite"]
 
@@ -239,6 +240,15 @@ def _window(
     _insert(directive.block, [fill], blocks, sizes)
 
 
+def _shift(
+    directive: Shift, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
+) -> None:
+    name = f"sums{len(temporaries)}"
+    sums, room, blocks[directive.block] = shifted(blocks[directive.block], directive.operand, name)
+    temporaries.append(room)
+    _insert(directive.block, [sums], blocks, sizes)
+
+
 def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[int]) -> None:
     """Nests of one block each, before the nest of block `number`."""
     position = _position(number, sizes)
@@ -276,5 +286,6 @@ _RULES: dict[type, Callable[..., None]] = {
     Tile: _tile,
     Stage: _stage,
     Window: _window,
+    Shift: _shift,
     SplitReduce: _split_reduce,
 }

@@ -19,6 +19,7 @@ __all__ = [
     "Nest",
     "Plan",
     "Rewrite",
+    "Shift",
     "Split",
     "SplitReduce",
     "Stage",
@@ -137,6 +138,21 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """Make factor 0 or 1 of the product that `block` sums up, a cast of 8-bit integers, one of the other
+    signedness: each value moves by half the range, and what that adds to a sum is taken from the result.
+
+    It is a multiple of the sum of the other factor, which a new block before `block` computes.
+    """
+
+    block: int
+    operand: int
+
+    def __str__(self) -> str:
+        return f"shift factor {self.operand} of block {self.block} to the other signedness"
+
+
+@dataclass(frozen=True, slots=True)
 class SplitReduce:
     """Cut a reduce axis of `block` into runs of `size`, folded apart and then merged, in another phase."""
 
@@ -164,7 +180,7 @@ class Matrix:
         return f"matrix {self.instruction} on {self.m} x {self.n} x {' x '.join(self.k)}"
 
 
-Rewrite = Join | Tile | Stage | Window | SplitReduce
+Rewrite = Join | Tile | Stage | Window | Shift | SplitReduce
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +231,7 @@ class Plan:
         return "\n".join(lines)
 
 
-_KINDS = (Fuse, Join, Matrix, Split, SplitReduce, Stage, Window, Tile, Nest, Plan)
+_KINDS = (Fuse, Join, Matrix, Shift, Split, SplitReduce, Stage, Window, Tile, Nest, Plan)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 
 
