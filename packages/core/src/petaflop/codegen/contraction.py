@@ -175,8 +175,8 @@ def _rows_as_they_are(product: Product) -> bool:
         return False
     if not walks(product.summaries[0], rows, (*roles.m, *roles.k), None):
         return False
-    (access,) = loads_below(product.summaries[0], rows)
-    far = access.strides.get(roles.k[-1], 0) * access.itemsize >= FAR
+    steps = [x.strides.get(roles.k[-1], 0) * x.itemsize for x in loads_below(product.summaries[0], rows)]
+    far = max(steps) >= FAR  # both factors may read one matrix
     return not far or product.n < 8 * product.width
 
 
