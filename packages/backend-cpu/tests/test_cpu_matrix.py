@@ -315,6 +315,23 @@ def test_what_no_instruction_holds_exactly_goes_another_way() -> None:
         assert "matrix" not in str(default_plan(kernel, target))
 
 
+@pytest.mark.parametrize("dtype", [float32, bfloat16, int8], ids=str)
+@pytest.mark.parametrize("sizes", [(37, 1000), (64, 256), (8, 4099), (301, 777)], ids=str)
+def test_a_matrix_times_a_vector_reads_rows_side_by_side(sizes: tuple[int, int], dtype: DType) -> None:
+    """Ragged in both ways; some rows at a time are as many streams from memory."""
+    m, k = axis("m", sizes[0]), axis("k", sizes[1])
+    wide = WIDE[dtype]
+    factors = [load("a", (m, k), dtype), load("b", (k,), dtype)]
+    factors = [f if dtype is wide else value(Op.CAST, f, dtype=wide) for f in factors]
+    total = reduction("s", Op.ADD, value(Op.MUL, *factors), (k,))
+    block = Block((m,), (Store("o", (m,), state("s", wide)),), (total,))
+    arguments = (reads("a", sizes, dtype), reads("b", sizes[1:], dtype), writes("o", sizes[:1], wide))
+    kernel = Kernel(arguments, ((block,),))
+    plan = default_plan(kernel, backend().target)
+    assert "unroll 4; peel" in str(plan)
+    check(kernel, "nn", sizes[1], plan)
+
+
 # ---- the forms of loops ----
 
 
