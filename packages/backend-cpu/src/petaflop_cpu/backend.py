@@ -66,7 +66,7 @@ class CpuBackend(Backend):
         self._lock = threading.RLock()
         self._runtime: Library | None = None
         self._team: Team | None = None
-        self._arenas: dict[int, int] = {}
+        self._arenas: dict[tuple[str, int], int] = {}
         self._threads = available_threads()
         self._slots = max(self._threads, _LEAST_SLOTS)
 
@@ -159,14 +159,15 @@ class CpuBackend(Backend):
             cache.put(key, binary, "")
         return binary
 
-    def working_memory(self, size: int, slots: int) -> int:
-        """`slots` times `size` bytes that launches take turns with; never moved and never freed."""
+    def working_memory(self, space: str, size: int, slots: int = 1) -> int:
+        """`slots` times `size` bytes that launches take turns with; never moved and never freed. A launch may
+        use one of each `space`, "scratch" and "shared"."""
         if not size:
             return 0
         with self._lock:
-            block = size_class(size * slots)
+            block = (space, size_class(size * slots))
             if block not in self._arenas:
-                self._arenas[block] = self._memory.allocate(block)
+                self._arenas[block] = self._memory.allocate(block[1])
             return self._arenas[block]
 
     @property

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from petaflop.codegen.cost import Access, Summary, size_of
 from petaflop.codegen.split_reduce import Limit
+from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.ir.kernel import Block, axis_size, common_axes
 from petaflop.ir.plan import Fuse
 
-__all__ = ["edge_of", "fusable_groups", "vector_choice"]
+__all__ = ["edge_of", "fusable_groups", "reduce_levels", "vector_choice"]
 
+CHAIN = 16  # additions in a row in one lane before a partial sum is put aside
 MASKED = 1.5  # time of a step under a mask, where 1 is one without
 
 Levels = tuple[tuple[str, int], ...]
@@ -182,3 +185,16 @@ def _tile(a: Expr, width: int, unroll: int) -> Levels:
     while unroll > 1 and size < width * unroll:
         unroll //= 2
     return (("unroll", width * unroll), ("vector", width)) if unroll > 1 else (("vector", width),)
+
+
+def reduce_levels(a: Expr, tile: Levels | None, blocks: Sequence[Block]) -> Levels:
+    """The lanes of a reduce axis, and partial sums that keep the rounding error small."""
+    sums = [r for block in blocks for r in block.reductions if a in r.axes and r.op is Op.ADD and not r.scan]
+    lanes = tile[0][1] if tile else 1
+    length = size_of(axis_size(a))
+    chain = -(-length // lanes)
+    levels = tile or ()
+    if any(r.states[0].dtype.is_float for r in sums) and chain > CHAIN:
+        run = max(CHAIN, 1 << math.isqrt(chain).bit_length() - 1)
+        levels = (("block", run * lanes), *levels)
+    return levels

@@ -13,17 +13,26 @@ from dataclasses import dataclass, replace
 
 from petaflop.codegen.cost import Summary, points, size_of, summarize
 from petaflop.codegen.matrix import plan_matrix
-from petaflop.codegen.product import Contraction, Product, joined, tasks_of, thread
+from petaflop.codegen.product import (
+    MOST_TASKS,
+    TASK_WORK,
+    Contraction,
+    Product,
+    ceil_div,
+    joined,
+    tasks_of,
+    thread,
+)
 from petaflop.codegen.rewrite import rewrite
 from petaflop.codegen.roles import Roles, is_sum_of_products, loads_below, roles_of, walks
 from petaflop.codegen.windows import windows_of
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Leaf
 from petaflop.ir.kernel import Block, Kernel, axes_of, axis_size
-from petaflop.ir.plan import Fuse, Rewrite, Split, Stage, Tile, Window
+from petaflop.ir.plan import Fuse, Panel, Rewrite, Split, Stage, Tile, Window
 from petaflop.ir.target import Target
 
-__all__ = ["Contraction", "plan_contraction"]
+__all__ = ["cycles", "plan_contraction", "runs"]
 
 LEAST_WORK = 1 << 13  # multiply-adds below which panels do not pay
 RUN = 128  # products summed up in one chain before the partial sum is put aside
@@ -96,10 +105,15 @@ def _plan(first: int, product: Product, target: Target, windowed: bool) -> Contr
     numbers = tuple(range(first, first + len(product.blocks)))
     rewrites: list[Rewrite] = []
     m, n = (joined(axes, numbers, rewrites) for axes in (roles.m, roles.n))
-    added = _stages(first, numbers, product, packing, m, n, rewrites)
+    run = _tiles_of_a_panel(product, packing, target)
+    added = _stages(first, numbers, product, packing, m, n, run, rewrites)
     rows_fit = max(1, target.l2_bytes // 2 // (product.k * 4) // tile_m) * tile_m
     rows_first = windowed and product.m > rows_fit  # rows stay in the cache while the outer axes pass by
     tasks = tasks_of(product, rows_fit, rows_first)
+    if run:
+        tasks = replace(
+            tasks, outer=tuple(Split(a.arg, thread(True, 1)) for a in roles.outer), m=False, n=False
+        )
 
     split = list(tasks.outer)
     width = product.width
@@ -108,19 +122,46 @@ def _plan(first: int, product: Product, target: Target, windowed: bool) -> Contr
         split += [Split(f"{m}_t", thread(tasks.m, tasks.m_step)), Split(f"{m}_r", (("unroll", tile_m),))]
     else:
         split.append(Split(m, (*thread(tasks.m, tasks.m_step * tile_m), ("unroll", tile_m))))
-    if packing.tile_columns:
+    if run:
+        split += [
+            Split(f"{n}_t_b", thread(True, 1)),
+            Split(f"{n}_r", vector),
+            _lanes_of_a_panel(product, n, vector),
+        ]
+    elif packing.tile_columns:
         split += [Split(f"{n}_t", thread(tasks.n, tasks.n_step)), Split(f"{n}_r", vector)]
     else:
         split.append(Split(n, (*thread(tasks.n, tasks.n_step * tile_n), *vector)))
-    fuse = _fuse_k(roles, packing.rows, packing.columns, product.summaries[0])
+    fuse = () if run else _fuse_k(roles, packing.rows, packing.columns, product.summaries[0])
     if product.blocks[0].reductions[0].states[0].dtype.is_float:
-        split += _runs([(fuse[0].into, product.k)] if fuse else [(a.arg, points([a])) for a in roles.k])
+        split += runs([(fuse[0].into, product.k)] if fuse else [(a.arg, points([a])) for a in roles.k])
     outer_n = f"{n}_t.{int(tasks.n)}" if packing.tile_columns else f"{n}.{int(tasks.n)}"
     outer_m = f"{m}_t.{int(tasks.m)}" if packing.rows else f"{m}.{int(tasks.m)}"
-    order: tuple[str, ...] = (outer_n, outer_m)
+    order: tuple[str, ...] = () if run else (outer_n, outer_m)
     if windowed:
         order = (outer_m, *tasks.order, outer_n) if rows_first else (*tasks.order, outer_n, outer_m)
     return Contraction(tuple(rewrites), added, fuse, tuple(s for s in split if s.levels), order)
+
+
+def _tiles_of_a_panel(product: Product, packing: _Packing, target: Target) -> int:
+    """How many tiles of columns a task packs for itself; 0 where they are packed for all tasks beforehand,
+    because one does not fit the cache or there are too few of them to share out."""
+    roles, factor = product.roles, product.factors[product.roles.columns]
+    fit = target.l2_bytes // 2 // (product.k * product.tile_n * factor.dtype.itemsize)
+    alone = len(product.blocks) == 1 and set(roles.outer) <= axes_of((factor,))
+    if not packing.columns or not alone or not fit:
+        return 0
+    outer, tiles = points(roles.outer), ceil_div(product.n, product.tile_n)
+    wanted = max(1, min(MOST_TASKS, outer * product.m * product.n * product.k // TASK_WORK))
+    run = max(1, min(fit, tiles * outer // wanted))
+    return run if ceil_div(tiles, run) * outer >= min(wanted, 4 * target.threads) else 0
+
+
+def _lanes_of_a_panel(product: Product, n: str, vector: tuple[tuple[str, int], ...]) -> Split:
+    """The lanes of the block that packs: along k where that is how the factor lies."""
+    last = product.roles.k[-1]
+    along_k = walks(product.summaries[0], product.factors[product.roles.columns], (last,), 1)
+    return Split(f"{last.arg}_p", (("vector", product.width),)) if along_k else Split(f"{n}_r_p", vector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +189,7 @@ def _stages(
     packing: _Packing,
     m: str,
     n: str,
+    run: int,
     rewrites: list[Rewrite],
 ) -> int:
     """Add what cuts the axes into tiles and packs the factors; gives the number of blocks that this adds."""
@@ -159,12 +201,15 @@ def _stages(
     if packing.rows:
         rewrites.append(Tile(numbers, m, product.tile_m))
     added = 0
-    for pack, operand, name in ((packing.columns, roles.columns, n), (packing.rows, roles.rows, m)):
+    beforehand = packing.columns and not run
+    for pack, operand, name in ((beforehand, roles.columns, n), (packing.rows, roles.rows, m)):
         if pack:
             around = tuple(a for a in outer if a in used[operand])
             names = (*around, f"{name}_t", *(a.arg for a in roles.k), f"{name}_r")
             rewrites.append(Stage(first + added, operand, names))
             added += 1
+    if run:
+        rewrites.append(Panel(first + added, roles.columns, f"{n}_t", run))
     return added
 
 
@@ -180,7 +225,7 @@ def _rows_as_they_are(product: Product) -> bool:
     return not far or product.n < 8 * product.width
 
 
-def _runs(axes: list[tuple[str, int]]) -> list[Split]:
+def runs(axes: list[tuple[str, int]]) -> list[Split]:
     """Partial sums of about RUN products along the (axis, size)s of k: a "block" of the outermost axis of
     which one step is no longer than that."""
     if math.prod(size for _, size in axes) <= 2 * RUN:
@@ -222,13 +267,13 @@ def _register_tile(m: int, n: int, width: int, registers: int) -> tuple[int, int
             if rows * vectors + vectors + 1 > registers or rows > m:
                 continue
             columns = -(-n // (vectors * width))
-            time = columns * (m // rows * _cycles(rows, vectors) + m % rows * _cycles(1, vectors))
+            time = columns * (m // rows * cycles(rows, vectors) + m % rows * cycles(1, vectors))
             if (vectors - 1) * width < n:
                 best = min(best, (time, -rows, vectors))
     return -best[1], best[2]
 
 
-def _cycles(rows: int, vectors: int) -> float:
+def cycles(rows: int, vectors: int) -> float:
     """Cycles of one step of k: two multiply-adds and two loads a cycle, four cycles until a sum can be added
     to."""
     return max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.3

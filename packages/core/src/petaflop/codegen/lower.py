@@ -23,13 +23,13 @@ def lower(kernel: Kernel, plan: Plan, target: Target) -> Loops:
     """The loops of `kernel` as `plan` says."""
     name = f"kernel_{hashlib.sha256((kernel.key + str(plan)).encode()).hexdigest()[:16]}"
     rewritten = rewrite(kernel, plan.rewrites)
-    kernel, limits = rewritten.kernel, rewritten.limits
+    kernel = rewritten.kernel
     memory = _shared_memory(kernel, plan)
     stages = _phase_numbers(kernel, plan)
     segments: dict[int, list[Segment]] = {}
     scratch: list[Memory] = []
     for number, (nest, stage) in enumerate(zip(plan.nests, stages, strict=True)):
-        nest_lowering = NestLowering(kernel, nest, target, number, limits, local_temporaries(kernel, nest))
+        nest_lowering = NestLowering(rewritten, nest, target, number, local_temporaries(kernel, nest))
         segments.setdefault(stage, []).append(nest_lowering.segment())
         scratch += nest_lowering.memory  # tasks run one after another on a thread: nests share its memory
     phases = tuple(Phase(f"{name}_{stage}", tuple(segments[stage])) for stage in sorted(segments))

@@ -8,7 +8,7 @@ vectorised reduce axis; LLVM turns those into registers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from petaflop.codegen.flatten import TILE, Flattener, within
@@ -18,6 +18,7 @@ from petaflop.codegen.ranges import (
     Cursor,
     Level,
     Tile,
+    between,
     levels_of,
     loop_variable,
     loops,
@@ -25,7 +26,7 @@ from petaflop.codegen.ranges import (
     tile_position,
     whole,
 )
-from petaflop.codegen.rewrite import join_axes
+from petaflop.codegen.rewrite import Rewritten, join_axes
 from petaflop.codegen.split_reduce import Limit
 from petaflop.dtype import float32, float64
 from petaflop.errors import CompileError
@@ -47,7 +48,6 @@ from petaflop.graph.symbolic import (
 )
 from petaflop.ir.kernel import (
     Block,
-    Kernel,
     Reduction,
     Temporary,
     axis,
@@ -94,14 +94,14 @@ class NestLowering:
 
     def __init__(
         self,
-        kernel: Kernel,
+        rewritten: Rewritten,
         nest: Nest,
         target: Target,
         number: int,
-        limits: Mapping[int, Limit],
         local: set[str],
     ) -> None:
-        self.kernel, self.nest, self.target, self.number = kernel, nest, target, number
+        kernel, limits = rewritten.kernel, rewritten.limits
+        self.nest, self.target, self.number, self.bounds = nest, target, number, rewritten.bounds
         self.blocks = fuse_axes([kernel.blocks[index] for index in nest.blocks], nest)
         found = zip(self.blocks, nest.blocks, strict=True)
         self.limits = {
@@ -117,7 +117,8 @@ class NestLowering:
         self.masked = [a for block in self.blocks for a in block.axes if self._is_masked(a)]
         temporaries = [t for t in kernel.temporaries if t.name in local]
         self.allocations = [alloc for t in temporaries for alloc in self._room(t)]
-        flattener = Flattener(kernel, {t.name: t.shared for t in temporaries}, self.lanes, self.masked)
+        shared = {t.name: t.shared for t in temporaries}
+        flattener = Flattener(kernel, shared, self.lanes, self.masked, contract=target.has_fma)
         self.flat = {block: flattener.block(block) for block in self.blocks}
 
     # ---- the common loops ----
@@ -164,15 +165,24 @@ class NestLowering:
     def _blocks(self, cursor: Cursor) -> Body:
         body: Body = ()
         for block in self.blocks:
-            own = [level for a in block.axes if a not in cursor.positions for level in self._levels(a)]
-            body += loops(self._ordered(own), cursor, lambda inner, b=block: self._point(b, inner))  # type: ignore[misc]
+            axes = [a for a in block.axes if a not in cursor.positions]
+            own = self._ordered([level for a in axes for level in self._levels(a)])
+            start = self._bounded(axes, cursor)
+            body += loops(own, start, lambda inner, b=block: self._point(b, inner))  # type: ignore[misc]
         return body
+
+    def _bounded(self, axes: Iterable[Expr], cursor: Cursor) -> Cursor:
+        """The cursor with the bounds of axes that depend on where it is."""
+        for a in axes:
+            if (bound := self.bounds.get(a.arg)) is not None:
+                cursor = cursor.narrow(a, between(*self._place((bound.low, bound.high), cursor, {})))
+        return cursor
 
     # ---- one block at one point, or at one register tile ----
 
     def _point(self, block: Block, cursor: Cursor) -> Body:
         tiles = [tile for a in block.axes for tile in cursor.tiles[a]]
-        start = self._limited(block, cursor)
+        start = self._bounded(block.reduce_axes, self._limited(block, cursor))
         block = self.flat[block]
         body: Body = ()
         known: dict[Expr, Expr] = {}

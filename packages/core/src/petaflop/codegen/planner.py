@@ -6,17 +6,16 @@ size, not on the number of threads, so that results have the same bits for every
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from petaflop.codegen.axes import edge_of, fusable_groups, vector_choice
-from petaflop.codegen.contraction import Contraction, plan_contraction
+from petaflop.codegen.axes import edge_of, fusable_groups, reduce_levels, vector_choice
+from petaflop.codegen.chained import plan_chain
+from petaflop.codegen.contraction import plan_contraction
 from petaflop.codegen.cost import Summary, block_points, nanoseconds, points, size_of, summarize
 from petaflop.codegen.nest import fuse_axes
-from petaflop.codegen.product import Pack
+from petaflop.codegen.product import Contraction, Pack
 from petaflop.codegen.rewrite import rewrite
 from petaflop.codegen.split_reduce import Limit, can_split
-from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr
 from petaflop.ir.kernel import Block, Kernel, axis_size, common_axes
 from petaflop.ir.plan import Nest, Plan, Rewrite, Split, SplitReduce
@@ -31,7 +30,6 @@ LONG = 1 << 18  # points from which on idle threads matter
 PART = 1 << 16  # least points of a partial reduction
 ALIGNED = (256, 32)  # whole register tiles of most dtypes: a run that is no multiple ends in a ragged step
 ROWS = 4  # of a matrix that meets a vector, at a time
-CHAIN = 16  # additions in a row in one lane before a partial sum is put aside
 
 
 def naive_plan(kernel: Kernel) -> Plan:
@@ -49,6 +47,7 @@ def default_plan(kernel: Kernel, target: Target) -> Plan:
     found = []
     for position, (numbers, blocks) in enumerate(_numbered(kernel)):
         contraction = plan_contraction(kernel, numbers[0], blocks, target)
+        contraction = contraction or plan_chain(kernel, numbers[0], blocks, target)
         if contraction is not None:
             added += contraction.added
             special[position + added] = contraction
@@ -148,7 +147,7 @@ def _plan_nest(
     width = max(1, target.vector_bytes // max(summary.itemsize for summary in summaries))
     tiles = vector_choice(fused, summaries, common, width, limits, target.has_masked_access)
     tiles |= _side_by_side(fused, summaries, tiles, target)
-    reduce_lanes = {a: _reduce_levels(a, tiles.get(a), fused) for block in fused for a in block.reduce_axes}
+    reduce_lanes = {a: reduce_levels(a, tiles.get(a), fused) for block in fused for a in block.reduce_axes}
     splits = {a.arg: Split(a.arg, levels) for a, levels in reduce_lanes.items() if levels}
     own = {a for block in fused for a in block.axes if a not in common}
     masks = target.has_masked_access
@@ -185,19 +184,6 @@ def _side_by_side(
     vectors = 2 if target.vector_registers >= ROWS * 6 else 1
     wide: Levels = (("unroll", vectors * width), ("vector", width)) if vectors > 1 else (("vector", width),)
     return {rows: (("unroll", ROWS),), lanes: wide}
-
-
-def _reduce_levels(a: Expr, tile: Levels | None, blocks: Sequence[Block]) -> Levels:
-    """The lanes of a reduce axis, and partial sums that keep the rounding error small."""
-    sums = [r for block in blocks for r in block.reductions if a in r.axes and r.op is Op.ADD and not r.scan]
-    lanes = tile[0][1] if tile else 1
-    length = size_of(axis_size(a))
-    chain = -(-length // lanes)
-    levels = tile or ()
-    if any(r.states[0].dtype.is_float for r in sums) and chain > CHAIN:
-        run = max(CHAIN, 1 << math.isqrt(chain).bit_length() - 1)
-        levels = (("block", run * lanes), *levels)
-    return levels
 
 
 def _threads(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from petaflop.dtype import index
+from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import (
     TRUE,
     Dim,
@@ -21,6 +22,7 @@ from petaflop.graph.symbolic import (
     divide,
     is_constant,
     less,
+    linear_terms,
     make,
     multiply,
     select,
@@ -35,6 +37,7 @@ __all__ = [
     "Level",
     "Range",
     "Tile",
+    "between",
     "levels_of",
     "loop_variable",
     "loops",
@@ -114,6 +117,20 @@ def whole(axis: Expr) -> Range:
     """All of an axis."""
     size = axis_size(axis)
     return Range(constant(0), as_expr(size), 0, size if isinstance(size, int) else 1)
+
+
+def between(low: Expr, high: Expr) -> Range:
+    """From `low` up to `high`, with what their forms say about divisors."""
+    return Range(low, high, _divisor(low), _divisor(high - low))
+
+
+def _divisor(expr: Expr) -> int:
+    """A number that divides every value of an index expression; 0 where that is 0."""
+    if expr.op is Op.WHERE:
+        return math.gcd(_divisor(expr.args[1]), _divisor(expr.args[2]))
+    terms, offset = linear_terms(expr)
+    parts = [factor if term is expr else factor * _divisor(term) for term, factor in terms.items()]
+    return math.gcd(offset, *parts)
 
 
 def levels_of(axis: Expr, split: Split | None) -> list[Level]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from petaflop.codegen.narrow import narrowed, zero_outside
+from petaflop.codegen.panels import panelled, with_factor
+from petaflop.codegen.rows import Bound, chunked, rows_staged, rows_tiled, share_rooms
 from petaflop.codegen.shift import shifted
 from petaflop.codegen.split_reduce import Limit, halves
 from petaflop.codegen.windows import copied
@@ -34,41 +36,65 @@ from petaflop.graph.symbolic import (
     substitute,
     topological,
 )
-from petaflop.ir.kernel import Block, Kernel, Store, Temporary, axes_of, axis, axis_size, load, value
-from petaflop.ir.plan import Join, Rewrite, Shift, SplitReduce, Stage, Tile, Window
+from petaflop.ir.kernel import (
+    Block,
+    Kernel,
+    Store,
+    Temporary,
+    axes_of,
+    axis,
+    axis_size,
+    common_axes,
+    load,
+    value,
+)
+from petaflop.ir.plan import (
+    Chunk,
+    Join,
+    Panel,
+    Rewrite,
+    Rows,
+    Shift,
+    SplitReduce,
+    Stage,
+    StageRows,
+    Tile,
+    Window,
+)
 
 __all__ = ["Rewritten", "join_axes", "rewrite"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A kernel after rewrites: its blocks by number, temporaries that were added, and limits of partial
-    reductions."""
+    """A kernel after rewrites: its blocks by number, temporaries that were added, limits of partial
+    reductions, and bounds of axes by name."""
 
     kernel: Kernel
     limits: Mapping[int, Limit]
+    bounds: Mapping[str, Bound]
 
 
 def rewrite(kernel: Kernel, directives: Iterable[Rewrite]) -> Rewritten:
     """`kernel` with the directives carried out in order."""
     directives = tuple(directives)
     if not directives:
-        return Rewritten(kernel, {})
+        return Rewritten(kernel, {}, {})
     blocks = list(kernel.blocks)
     temporaries = list(kernel.temporaries)
     sizes = [len(nest) for nest in kernel.nests]
     limits: dict[Block, Limit] = {}
+    bounds: dict[str, Bound] = {}
     for directive in directives:
-        _RULES[type(directive)](directive, blocks, temporaries, sizes, limits)
+        _RULES[type(directive)](directive, blocks, temporaries, sizes, limits, bounds)
     nests = []
     first = 0
     for size in sizes:
         nests.append(tuple(blocks[first : first + size]))
         first += size
     result = replace(kernel, nests=tuple(nests), temporaries=tuple(temporaries))
-    return Rewritten(
-        result, {number: limits[block] for number, block in enumerate(blocks) if block in limits}
-    )
+    limited = {number: limits[block] for number, block in enumerate(blocks) if block in limits}
+    return Rewritten(result, limited, bounds)
 
 
 def join_axes(block: Block, names: tuple[str, ...], into: str) -> Block:
@@ -145,7 +171,7 @@ def _tiled(block: Block, directive: Tile, room: Mapping[str, tuple[Dim, ...]]) -
     inside = less(position, as_expr(size))
     if inside is not TRUE and old in block.reduce_axes:
         for operand, factor in enumerate(block.reductions[0].term.args):
-            block = _with_factor(block, operand, zero_outside(factor, old, position, inside))
+            block = with_factor(block, operand, zero_outside(factor, old, position, inside))
     elif inside is not TRUE:
         block = _guarded(block, old, position, inside, room)
     return _substituted(block, {old: position}, place)
@@ -195,12 +221,12 @@ def _stage(
         pack = _together(pack)
     read = load(name, axes, packed.dtype)
     read = value(Op.CAST, read, dtype=factor.dtype) if read.dtype is not factor.dtype else read
-    block = _with_factor(block, operand, read)
+    block = with_factor(block, operand, read)
     if directive.shared:
         first = axes[: directive.shared]
         block = replace(block, axes=(*first, *(a for a in block.axes if a not in first)))
         blocks[directive.block : directive.block + 1] = [pack, block]
-        sizes[_position(directive.block, sizes)] += 1
+        sizes[_nest_of(directive.block, sizes)[0]] += 1
     else:
         blocks[directive.block] = block
         _insert(directive.block, [pack], blocks, sizes)
@@ -219,15 +245,6 @@ def _together(block: Block) -> Block:
     return Block(tuple(axes), tuple(stores))
 
 
-def _with_factor(block: Block, operand: int, factor: Expr) -> Block:
-    """The block with another factor in the product that its first reduction sums up."""
-    reduction = block.reductions[0]
-    factors = list(reduction.term.args)
-    factors[operand] = factor
-    step = value(Op.ADD, reduction.step[0].args[0], value(Op.MUL, *factors))
-    return replace(block, reductions=(replace(reduction, step=(step,)), *block.reductions[1:]))
-
-
 def _window(
     directive: Window, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
 ) -> None:
@@ -236,7 +253,7 @@ def _window(
     name = f"window{len(temporaries)}"
     fill, copy, read = copied(factor, directive.lanes, directive.multiple, name)
     temporaries.append(copy)
-    blocks[directive.block] = _with_factor(block, directive.operand, read)
+    blocks[directive.block] = with_factor(block, directive.operand, read)
     _insert(directive.block, [fill], blocks, sizes)
 
 
@@ -251,20 +268,9 @@ def _shift(
 
 def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[int]) -> None:
     """Nests of one block each, before the nest of block `number`."""
-    position = _position(number, sizes)
-    first = sum(sizes[:position])
+    position, first = _nest_of(number, sizes)
     sizes[position:position] = [1] * len(new)
     blocks[first:first] = new
-
-
-def _position(number: int, sizes: Sequence[int]) -> int:
-    """The nest that block `number` is in."""
-    first = 0
-    for position, size in enumerate(sizes):
-        first += size
-        if number < first:
-            return position
-    raise AssertionError(f"expected a block below {first}, got {number}")
 
 
 def _split_reduce(
@@ -273,19 +279,90 @@ def _split_reduce(
     temporaries: list[Temporary],
     sizes: list[int],
     limits: dict[Block, Limit],
+    *_: Any,
 ) -> None:
     pair, limit, rooms = halves(blocks[directive.block], directive)
     blocks[directive.block : directive.block + 1] = pair
     temporaries += rooms
     limits[pair[0]] = limit
-    sizes[_position(directive.block, sizes)] += 1
+    sizes[_nest_of(directive.block, sizes)[0]] += 1
+
+
+def _nest_of(number: int, sizes: Sequence[int]) -> tuple[int, int]:
+    """The position of the nest that has a block of that number, and the number of its first block."""
+    first = 0
+    for position, size in enumerate(sizes):  # noqa: B007 - read after the loop
+        if number < first + size:
+            break
+        first += size
+    return position, first
+
+
+def _rows(
+    directive: Rows,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
+) -> None:
+    rows_tiled(directive, blocks, temporaries, bounds)
+
+
+def _stage_rows(
+    directive: StageRows, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
+) -> None:
+    position, first = _nest_of(directive.block, sizes)
+    common = common_axes(tuple(blocks[first : first + sizes[position]]))
+    block, name = blocks[directive.block], f"rows{len(temporaries)}"
+    stage, room, read = rows_staged(block, directive.operand, common, name)
+    blocks[directive.block : directive.block + 1] = [stage, with_factor(block, directive.operand, read)]
+    temporaries.append(room)
+    sizes[position] += 1
+    share_rooms((directive.block,), blocks, temporaries)
+
+
+def _panel(
+    directive: Panel,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
+) -> None:
+    number = directive.block
+    pack, block, room = panelled(directive, blocks[number], f"panel{len(temporaries)}", bounds)
+    blocks[number : number + 1] = [pack, block]
+    temporaries.append(room)
+    sizes[_nest_of(number, sizes)[0]] += 1
+
+
+def _chunk(
+    directive: Chunk,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
+) -> None:
+    position, first = _nest_of(directive.block, sizes)
+    common = common_axes(tuple(blocks[first : first + sizes[position]]))
+    name = f"total{len(temporaries)}"
+    parts, total = chunked(directive, blocks[directive.block], common, name, bounds)
+    blocks[directive.block : directive.block + 1] = parts
+    temporaries.append(total)
+    sizes[position] += 2
 
 
 _RULES: dict[type, Callable[..., None]] = {
     Join: _join,
     Tile: _tile,
     Stage: _stage,
+    Panel: _panel,
     Window: _window,
     Shift: _shift,
     SplitReduce: _split_reduce,
+    Rows: _rows,
+    StageRows: _stage_rows,
+    Chunk: _chunk,
 }

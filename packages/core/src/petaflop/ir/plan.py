@@ -13,16 +13,20 @@ from typing import Any
 
 __all__ = [
     "BINDS",
+    "Chunk",
     "Fuse",
     "Join",
     "Matrix",
     "Nest",
+    "Panel",
     "Plan",
     "Rewrite",
+    "Rows",
     "Shift",
     "Split",
     "SplitReduce",
     "Stage",
+    "StageRows",
     "Tile",
     "Window",
 ]
@@ -118,6 +122,24 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Panel:
+    """Compute factor 0 or 1 of the product that `block`, a nest of its own, sums up for `size` tiles at once.
+
+    A new block before it in the nest packs the panels of tiles along `axis`, which Tile made. `axis_b`, the
+    number of such a run, becomes common to both, after the other axes of the factor; `axis_i` is the place in
+    it. The axes of the new block have `_p` at their ends.
+    """
+
+    block: int
+    operand: int
+    axis: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"panel of factor {self.operand} of block {self.block} for {self.size} of {self.axis}"
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """Have factor 0 or 1 of the product that `block` sums up, which reads sums of axes, read a padded copy.
 
@@ -180,7 +202,52 @@ class Matrix:
         return f"matrix {self.instruction} on {self.m} x {self.n} x {' x '.join(self.k)}"
 
 
-Rewrite = Join | Tile | Stage | Window | Shift | SplitReduce
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The innermost axis that `blocks`, a whole nest, have in common, in tiles of `size`.
+
+    `axis_t`, the number of a tile, stays common; the place in it is an axis of each block's own, `axis_rn`
+    for the n-th of them. Temporaries of a point become temporaries of a tile.
+    """
+
+    blocks: tuple[int, ...]
+    axis: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"rows of {self.axis} by {self.size} in block {', '.join(map(str, self.blocks))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Have `block` add up `size` elements of a reduce axis for all points of its own axes before the next
+    ones.
+
+    `axis_b` is the number of a chunk and `axis_i` the place in it; blocks before and after clear and read the
+    totals.
+    """
+
+    block: int
+    axis: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"chunk {self.axis} by {self.size} in block {self.block}"
+
+
+@dataclass(frozen=True, slots=True)
+class StageRows:
+    """Compute factor 0 or 1 of the product that `block` sums up for the rows of its nest's tile, in a block
+    before it in the nest; its reduce axes are `axis_m` there."""
+
+    block: int
+    operand: int
+
+    def __str__(self) -> str:
+        return f"stage factor {self.operand} of block {self.block} for a tile of rows"
+
+
+Rewrite = Join | Tile | Stage | Panel | Window | Shift | SplitReduce | Rows | StageRows | Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +298,8 @@ class Plan:
         return "\n".join(lines)
 
 
-_KINDS = (Fuse, Join, Matrix, Shift, Split, SplitReduce, Stage, Window, Tile, Nest, Plan)
+_REWRITES = (Chunk, Join, Panel, Rows, Shift, SplitReduce, Stage, StageRows, Tile, Window)
+_KINDS = (*_REWRITES, Fuse, Matrix, Nest, Plan, Split)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 
 

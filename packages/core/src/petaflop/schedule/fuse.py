@@ -27,6 +27,7 @@ from petaflop.ir.kernel import (
 )
 from petaflop.ir.schedule import Schedule, Slot, Step
 from petaflop.schedule.build import build_block, runs_over_nothing
+from petaflop.schedule.chain import join_chains
 from petaflop.schedule.forward import forward_values
 from petaflop.schedule.group import Group, Stage, group_stages, place_side_by_side
 from petaflop.schedule.materialize import choose_stages, is_kernel
@@ -57,6 +58,12 @@ class _Memory:
             number = below
         return number
 
+    def seen(self) -> set[str]:
+        """What may be read from elsewhere: it is kept, or its memory has another name as well."""
+        bases = {slot.base for slot in self.slots}
+        slots = ((name, number, self.slots[number]) for name, number in self.number.items())
+        return {name for name, k, slot in slots if slot.kept or slot.base is not None or k in bases}
+
 
 def schedule(
     order: Sequence[Node], roots: Set[Node], in_place: Set[Node] = frozenset(), fuse: bool = True
@@ -65,8 +72,9 @@ def schedule(
     their target."""
     chosen = choose_stages(order, roots, in_place, fuse)
     stages, memory = _stages(order, chosen, roots, in_place)
+    seen = memory.seen()
     if fuse:
-        groups = group_stages(stages)
+        groups = join_chains(group_stages(stages), stages, seen)
         launches = place_side_by_side(groups, stages)
     else:
         launches = [[Group([s.number], {s.number: s.blocks}, (), "fusion is off")] for s in stages]
@@ -76,8 +84,7 @@ def schedule(
             for block in group.all_blocks:
                 for read in loads_of(block.exprs):
                     used_by.setdefault(read.arg[0], set()).add(number)
-    bases = {slot.base for slot in memory.slots if slot.base is not None}
-    steps = [_step(number, launch, stages, memory, used_by, bases) for number, launch in enumerate(launches)]
+    steps = [_step(number, launch, stages, memory, used_by, seen) for number, launch in enumerate(launches)]
     steps = [step for step in steps if step.kernel.blocks]
     variables = variables_of(v for step in steps for v in step.kernel.variables)
     return Schedule(tuple(memory.slots), tuple(steps), tuple(variables))
@@ -251,21 +258,14 @@ def _step(
     stages: Sequence[Stage],
     memory: _Memory,
     used_by: Mapping[str, set[int]],
-    bases: Set[int],
+    seen: Set[str],
 ) -> Step:
     """One launch as a kernel: temporaries split off, names made canonical."""
     nests = []
     temporaries: list[Temporary] = []
     for group in launch:
         names = [stages[n].name for n in group.stages]
-        outside = {
-            name
-            for name in names
-            if memory.slots[memory.number[name]].kept
-            or memory.slots[memory.number[name]].base is not None
-            or used_by.get(name, set()) - {number}
-            or memory.number[name] in bases
-        }
+        outside = {name for name in names if name in seen or used_by.get(name, set()) - {number}}
         blocks = tuple(b for b in forward_values(group.all_blocks, outside) if not runs_over_nothing(b))
         private, blocks = _make_private(blocks, group, outside, memory)
         inside = {temporary.name for temporary in private}

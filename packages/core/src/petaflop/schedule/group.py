@@ -7,7 +7,7 @@ their common axes. Unrelated small nests of one depth are then put side by side 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from petaflop.graph.ops import Op
@@ -16,7 +16,15 @@ from petaflop.ir.kernel import Block, axes_of, axis_size, loads_of
 from petaflop.schedule.forward import is_ordered
 from petaflop.schedule.materialize import size_hint
 
-__all__ = ["Group", "Stage", "group_stages", "is_contraction", "place_side_by_side"]
+__all__ = [
+    "Group",
+    "Stage",
+    "group_stages",
+    "in_order",
+    "is_contraction",
+    "merge_groups",
+    "place_side_by_side",
+]
 
 _SMALL_POINTS = 1 << 14
 _TINY_POINTS = 1 << 11
@@ -92,13 +100,13 @@ def group_stages(stages: Sequence[Stage]) -> list[Group]:
         group_of[stage.number] = mine
         producers = {id(group_of[n]): group_of[n] for n in stage.reads if n not in stage.apart}
         for producer in sorted(producers.values(), key=lambda g: -max(g.stages)):
-            joined = _join(producer, mine, stages, group_of, by_name)
+            joined = merge_groups(producer, mine, stages, group_of, by_name, _obstacle)
             if isinstance(joined, str):
                 mine.why = mine.why or joined
             else:
                 mine = joined
                 group_of.update(dict.fromkeys(joined.stages, joined))
-    return _in_order(list({id(g): g for g in group_of.values()}.values()), stages, group_of)
+    return in_order(list({id(g): g for g in group_of.values()}.values()), stages, group_of)
 
 
 def _shared_axes(blocks: Sequence[Block]) -> tuple[Expr, ...]:
@@ -115,14 +123,19 @@ def _leading(block: Block, shared: tuple[Expr, ...]) -> Block:
     return replace(block, axes=(*shared, *(a for a in block.axes if a not in shared)))
 
 
-def _join(
+Obstacle = Callable[[Group, Group, Mapping[Expr, Expr], tuple[Expr, ...]], str]
+
+
+def merge_groups(
     producer: Group,
     consumer: Group,
     stages: Sequence[Stage],
     group_of: Mapping[int, Group],
     by_name: Mapping[str, int],
+    obstacle: Obstacle,
 ) -> Group | str:
-    """The two as one nest, or why not."""
+    """The two as one nest, or why not: `obstacle` judges by the axes that they share and what those are
+    called."""
     members = set(producer.stages)
     if any(stages[n].apart & members for n in consumer.stages):
         return "it needs all of an earlier result"
@@ -135,9 +148,9 @@ def _join(
         return "another kernel must run between"
     mapping = _align(producer, consumer, by_name)
     common = tuple(c for c in consumer.common if c in mapping.values())
-    obstacle = _obstacle(producer, consumer, mapping, common)
-    if obstacle:
-        return obstacle
+    reason = obstacle(producer, consumer, mapping, common)
+    if reason:
+        return reason
     renamed = {p: c for p, c in mapping.items() if c in common and p is not c}
     if len(producer.stages) > len(consumer.stages):  # the smaller one takes over the axes of the larger
         backward = {c: p for p, c in renamed.items()}
@@ -258,7 +271,7 @@ def _obstacle(
     return ""
 
 
-def _in_order(groups: list[Group], stages: Sequence[Stage], group_of: Mapping[int, Group]) -> list[Group]:
+def in_order(groups: list[Group], stages: Sequence[Stage], group_of: Mapping[int, Group]) -> list[Group]:
     """Producers first; among those that are ready, the one whose stages were asked for first."""
     needs = {
         id(g): {id(group_of[n]) for m in g.stages for n in stages[m].reads | stages[m].apart} - {id(g)}

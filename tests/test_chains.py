@@ -1,0 +1,227 @@
+"""Products in a row as one kernel: attention against PyTorch in float64, and the same rules on other things.
+
+A chain keeps what lies between its products in a task's own memory; nothing of the size of a score matrix is
+allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from petaflop import Tensor, jit
+from petaflop.config import overrides
+from petaflop.profile import profile
+
+Array = np.ndarray[Any, Any]
+RNG = np.random.default_rng(5)
+
+
+def normal(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def launches(result: Tensor) -> int:
+    with profile() as recorded:
+        result.realize()
+    return len(recorded.launches)
+
+
+def realized(*arrays: Array) -> list[Tensor]:
+    return [Tensor(array).realize() for array in arrays]
+
+
+def attention_in_float64(q: Array, k: Array, v: Array, **options: Any) -> Array:
+    given = (torch.from_numpy(x).double() for x in (q, k, v))
+    result: Array = scaled_dot_product_attention(*given, **options).numpy()
+    return result
+
+
+SHAPES = {
+    "one tile of rows": ((1, 8, 32, 64), 64),
+    "square": ((1, 4, 128, 64), 128),
+    "ragged": ((1, 3, 77, 64), 77),
+    "ragged, long": ((1, 1, 300, 64), 301),
+    "a batch": ((3, 2, 96, 64), 96),
+    "keys longer": ((1, 2, 64, 64), 200),
+    "keys shorter": ((1, 2, 200, 64), 40),
+    "narrow heads": ((2, 4, 64, 20), 64),
+    "wide heads": ((1, 2, 64, 128), 64),
+    "heads of 80": ((1, 2, 160, 80), 160),
+    "no heads": ((256, 32), 256),
+}
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_attention_is_one_kernel(name: str, causal: bool) -> None:
+    shape, length = SHAPES[name]
+    keys = (*shape[:-2], length, shape[-1])
+    q, k, v = normal(*shape), normal(*keys), normal(*keys)
+    result = Tensor.scaled_dot_product_attention(*realized(q, k, v), is_causal=causal)
+    assert launches(result) == 1
+    expected = attention_in_float64(q, k, v, is_causal=causal)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_attention_of_one_query_and_of_few() -> None:
+    for queries in (1, 2, 7):
+        q, k, v = normal(1, 8, queries, 64), normal(1, 8, 300, 64), normal(1, 8, 300, 64)
+        result = Tensor(q).scaled_dot_product_attention(Tensor(k), Tensor(v))
+        np.testing.assert_allclose(result.numpy(), attention_in_float64(q, k, v), rtol=1e-5, atol=2e-6)
+
+
+def test_attention_holds_no_score_matrix() -> None:
+    q, k, v = realized(*(normal(1, 2, 2048, 64) for _ in range(3)))
+    result = q.scaled_dot_product_attention(k, v, is_causal=True)
+    with profile() as recorded:
+        result.realize()
+    scores = 2 * 2048 * 2048 * 4
+    assert sum(event.size for event in recorded.memory if event.size > 0) < scores / 8
+
+
+def test_grouped_heads() -> None:
+    q, k, v = normal(2, 8, 64, 32), normal(2, 2, 64, 32), normal(2, 2, 64, 32)
+    result = Tensor(q).scaled_dot_product_attention(Tensor(k), Tensor(v), is_causal=True, enable_gqa=True)
+    expected = attention_in_float64(q, k, v, is_causal=True, enable_gqa=True)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_narrow_floats(kind: str) -> None:
+    q, k, v = (Tensor(normal(1, 4, 128, 64)).cast(kind).realize() for _ in range(3))
+    result = q.scaled_dot_product_attention(k, v, is_causal=True)
+    assert launches(result) == 1
+    wide = [x.cast("float32").numpy() for x in (q, k, v)]
+    tolerance = 2e-3 if kind == "float16" else 1.6e-2
+    expected = attention_in_float64(*wide, is_causal=True)
+    np.testing.assert_allclose(result.cast("float32").numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_masks_and_rows_that_see_nothing() -> None:
+    q, k, v = normal(1, 2, 128, 32), normal(1, 2, 96, 32), normal(1, 2, 96, 32)
+    seen = RNG.random((128, 96)) < 0.5
+    seen[3] = seen[100] = False
+    added = np.where(seen, 0.25, -np.inf).astype(np.float32)
+    for mask in (seen, added):
+        result = Tensor(q).scaled_dot_product_attention(Tensor(k), Tensor(v), Tensor(mask)).numpy()
+        expected = attention_in_float64(
+            q, k, v, attn_mask=torch.from_numpy(mask if mask.dtype == bool else mask.astype(np.float64))
+        )
+        if mask is added:  # by the formula; PyTorch on a CPU gives 0 here as well
+            expected[..., [3, 100], :] = np.nan
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("where", ["q", "k", "v"])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e38])
+def test_what_is_not_finite_spreads_as_without_fusion(where: str, number: float) -> None:
+    given = {"q": normal(1, 2, 128, 32), "k": normal(1, 2, 128, 32), "v": normal(1, 2, 128, 32)}
+    given[where][0, 1, 70, 5] = number
+    results = []
+    for fuse in (True, False):
+        with overrides(fuse=fuse):
+            q, k, v = (Tensor(given[name]) for name in "qkv")
+            results.append(q.scaled_dot_product_attention(k, v, is_causal=True).numpy())
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=2e-6)
+
+
+def test_gradients_of_attention() -> None:
+    arrays = [normal(1, 2, 128, 32) for _ in range(3)]
+    ours = [Tensor(array, requires_grad=True) for array in arrays]
+    theirs = [torch.from_numpy(array).double().requires_grad_() for array in arrays]
+    result = Tensor.scaled_dot_product_attention(*ours, is_causal=True)
+    result.realize()  # the backward pass is another schedule, which finds nothing of the forward one but this
+    (result * result).sum().backward()
+    expected = scaled_dot_product_attention(*theirs, is_causal=True)
+    (expected * expected).sum().backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.grad is not None and other.grad is not None
+        np.testing.assert_allclose(mine.grad.numpy(), other.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_replays_and_threads_give_the_same_bits() -> None:
+    arrays = [normal(1, 4, 200, 64) for _ in range(3)]
+    attend = jit(lambda q, k, v: q.scaled_dot_product_attention(k, v, is_causal=True))
+    results = []
+    for threads in (1, 2, 3):
+        with overrides(threads=threads):
+            for _ in range(2):
+                results.append(attend(*realized(*arrays)).numpy())
+    for result in results:
+        np.testing.assert_array_equal(result, results[0])
+
+
+# ---- the same rules elsewhere ----
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    result: Array = e / e.sum(-1, keepdims=True)
+    return result
+
+
+def _two_layers(x: Any, a: Any, b: Any) -> Any:
+    hidden = x @ a
+    return (hidden.relu() if isinstance(hidden, Tensor) else np.maximum(hidden, 0)) @ b
+
+
+def _weights_by_hand(x: Any, a: Any, b: Any) -> Any:
+    scores = x @ a
+    if isinstance(scores, Tensor):
+        powers = (scores - scores.max(-1, keepdim=True)).exp()
+        return (powers @ b) / powers.sum(-1, keepdim=True)
+    return softmax(scores) @ b
+
+
+def _normalized(x: Any, a: Any, b: Any) -> Any:
+    hidden = x @ a
+    if isinstance(hidden, Tensor):
+        return hidden.layernorm() @ b
+    centred = hidden - hidden.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) @ b
+
+
+def _triangle(x: Any, a: Any, b: Any) -> Any:
+    scores = x @ a
+    return (scores.tril() if isinstance(scores, Tensor) else np.tril(scores)) @ b
+
+
+OTHERS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "two layers": _two_layers,
+    "a weighted mean by hand": _weights_by_hand,
+    "two layers with a norm": _normalized,
+    "a triangle of products": _triangle,
+}
+
+
+@pytest.mark.parametrize("sizes", [(256, 48, 200, 64), (131, 30, 515, 17)], ids=str)
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_products_in_a_row(name: str, sizes: tuple[int, int, int, int]) -> None:
+    rows, inner, width, columns = sizes
+    x, a, b = normal(rows, inner), normal(inner, width) / math.sqrt(inner), normal(width, columns)
+    result = OTHERS[name](*realized(x, a, b))
+    assert launches(result) == 1
+    expected = OTHERS[name](*(array.astype(np.float64) for array in (x, a, b)))
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_somebody_else_reads_is_stored() -> None:
+    x, a, b = realized(normal(256, 32), normal(32, 128), normal(128, 32))
+    hidden = (x @ a).relu()
+    result = hidden @ b
+    Tensor.realize(hidden, result)
+    expected = np.maximum(x.numpy().astype(np.float64) @ a.numpy(), 0)
+    np.testing.assert_allclose(hidden.numpy(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(result.numpy(), expected @ b.numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_wide_layers_stay_two_kernels() -> None:
+    x, a, b = realized(normal(256, 512), normal(512, 128), normal(128, 512))
+    assert launches((x @ a).relu() @ b) == 2
