@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from petaflop.codegen.cost import Summary, points, size_of, summarize
+from petaflop.codegen.matrix import plan_matrix
 from petaflop.codegen.product import (
     MOST_TASKS,
     TASK_WORK,
@@ -49,6 +50,8 @@ def plan_contraction(
     better."""
     if not is_sum_of_products(blocks):
         return None
+    if (matrix := plan_matrix(kernel, first, blocks, target)) is not None:
+        return matrix
     product = _product(kernel, blocks, target, along_loads=False)
     if product is None:
         return None
@@ -217,8 +220,8 @@ def _rows_as_they_are(product: Product) -> bool:
         return False
     if not walks(product.summaries[0], rows, (*roles.m, *roles.k), None):
         return False
-    (access,) = loads_below(product.summaries[0], rows)
-    far = access.strides.get(roles.k[-1], 0) * access.itemsize >= FAR
+    steps = [x.strides.get(roles.k[-1], 0) * x.itemsize for x in loads_below(product.summaries[0], rows)]
+    far = max(steps) >= FAR  # both factors may read one matrix
     return not far or product.n < 8 * product.width
 
 

@@ -13,11 +13,28 @@ from typing import Any
 from petaflop.dtype import DType
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, Leaf, is_constant, linear_terms
-from petaflop.ir.loops import Alloc, For, If, Let, Loops, Memory, Phase, Statement, Store, walk
+from petaflop.ir.loops import (
+    Alloc,
+    Deposit,
+    Fetch,
+    For,
+    Fragments,
+    If,
+    Let,
+    Loops,
+    Memory,
+    Multiply,
+    Phase,
+    Statement,
+    Store,
+    walk,
+)
 from petaflop.ir.target import Target
+from petaflop.render.llvm_matrix import deposit, fetch, fragments, multiply, release, tile_registers
 from petaflop.render.llvm_memory import load, store
 from petaflop.render.llvm_ops import OPERATIONS, literal, memory_type, register_type, splat, vector
 from petaflop.render.llvm_values import Address, Value
+from petaflop.render.llvm_words import in_words, store_words
 
 __all__ = ["render"]
 
@@ -34,7 +51,7 @@ def render(loops: Loops, target: Target, prelude: Prelude) -> str:
     functions, declarations, math = [], set(), set()
     for phase in loops.phases:
         function = Function(loops, phase)
-        functions.append(function.text())
+        functions += [function.text(), *function.constants]
         declarations |= function.declarations
         math |= function.math_names
     head = [f'target triple = "{target.triple}"'] if target.triple else []
@@ -55,6 +72,7 @@ class Function:
         self.lines: list[str] = []
         self.levels: list[list[str]] = [self.lines]  # one list of lines per enclosing loop or branch
         self.allocations: list[str] = []
+        self.constants: list[str] = []
         self.declarations: set[str] = set()
         self.math_names: set[str] = set()
         self.counter = 0
@@ -67,6 +85,7 @@ class Function:
         self.volatile: dict[
             Any, tuple[Value, frozenset[str]]
         ] = {}  # what depends on memory, until it may change
+        self.fragments: dict[str, tuple[Fragments, str | int]] = {}  # with their address or first number
         self._leaves: dict[Expr, tuple[tuple[Expr, ...], frozenset[str]]] = {}
 
     # ---- text ----
@@ -86,6 +105,11 @@ class Function:
     def call(self, name: str, result: str, *operands: str) -> str:
         self.declare(name, result, operands)
         return self.line(f"call {result} @{name}({', '.join(operands)})")
+
+    def run(self, name: str, *operands: str) -> None:
+        """Call an intrinsic that gives nothing."""
+        self.declare(name, "void", operands)
+        self.effect(f"call void @{name}({', '.join(operands)})")
 
     def declare(self, name: str, result: str, operands: tuple[str, ...]) -> None:
         types = ", ".join(_type_of(operand) for operand in operands)
@@ -119,6 +143,9 @@ class Function:
         for position, variable in enumerate(self.loops.variables):
             slot = self.line(f"getelementptr i64, ptr %variables, i64 {position}")
             self.binding[variable] = Value(self.line(f"load i64, ptr {slot}"), 1, 0)
+        tiles = tile_registers(self.phase)
+        if tiles is not None:
+            self.run(tiles.begin, f"ptr {self.constant(tiles.configuration)}")
         base: Expr | int = 0
         single = len(self.phase.segments) == 1
         for segment in self.phase.segments:
@@ -128,7 +155,17 @@ class Function:
                 first, last = self._clamp(base, base + segment.tasks)
             self._loop(segment.task, first, last, 1, segment.body)
             base = base + segment.tasks
+        if tiles is not None:
+            self.run(tiles.end)
         return self.lines
+
+    def constant(self, data: bytes) -> str:
+        """The address of constant bytes."""
+        name = f"@{self.phase.entry}.constant{len(self.constants)}"
+        text = "".join(f"\\{byte:02X}" for byte in data)
+        head = f"{name} = private unnamed_addr constant"
+        self.constants.append(f'{head} [{len(data)} x i8] c"{text}", align 64')
+        return name
 
     def _load_pointer(self, position: int) -> str:
         slot = self.line(f"getelementptr ptr, ptr %buffers, i64 {position}")
@@ -148,8 +185,15 @@ class Function:
     # ---- statements ----
 
     def statements(self, body: tuple[Statement, ...]) -> None:
+        for statement in in_words(self, body):
+            if isinstance(statement, tuple):
+                store_words(self, statement)
+                self.written(statement[0].buffer)
+            else:
+                _STATEMENTS[type(statement)](self, statement)
         for statement in body:
-            _STATEMENTS[type(statement)](self, statement)
+            if isinstance(statement, Fragments):
+                release(self, statement)
 
     def _loop(self, axis: Expr, start: str, stop: str, step: int, body: tuple[Statement, ...]) -> None:
         """A counted loop that also does nothing where start >= stop; what its body hoists comes before it."""
@@ -239,7 +283,11 @@ class Function:
 
     def _store(self, statement: Store) -> None:
         store(self, statement)
-        stale = [key for key, (_, buffers) in self.volatile.items() if statement.buffer in buffers]
+        self.written(statement.buffer)
+
+    def written(self, buffer: str) -> None:
+        """What was read from a buffer is known no more."""
+        stale = [key for key, (_, buffers) in self.volatile.items() if buffer in buffers]
         for key in stale:
             del self.volatile[key]
 
@@ -442,6 +490,10 @@ _STATEMENTS: dict[type, Callable[[Function, Any], None]] = {
     Let: Function._let,
     Store: Function._store,
     Alloc: Function._alloc,
+    Fragments: fragments,
+    Fetch: fetch,
+    Multiply: multiply,
+    Deposit: deposit,
 }
 
 
@@ -470,6 +522,9 @@ def _buffers_used(phase: Phase) -> set[str]:
             if isinstance(statement, Store):
                 used.add(statement.buffer)
                 roots = (statement.offset, statement.value, statement.valid)
+            elif isinstance(statement, (Fetch, Deposit)):
+                used.add(statement.buffer)
+                roots = (statement.offset,)
             elif isinstance(statement, Let):
                 roots = (statement.value,)
             elif isinstance(statement, If):
