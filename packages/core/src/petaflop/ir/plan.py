@@ -18,6 +18,7 @@ __all__ = [
     "Join",
     "Nest",
     "Plan",
+    "Restrict",
     "Rewrite",
     "Rows",
     "Split",
@@ -172,6 +173,20 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Restrict:
+    """Have `blocks`, a nest of tiles of rows, leave out columns for which conditions on indices leave one
+    value a row.
+
+    What those columns give is computed once for each row; sums that all rows share stand in nests before.
+    """
+
+    blocks: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"restrict columns in block {', '.join(map(str, self.blocks))}"
+
+
+@dataclass(frozen=True, slots=True)
 class StageRows:
     """Compute factor 0 or 1 of the product that `block` sums up for the rows of its nest's tile, in a block
     before it in the nest; its reduce axes are `axis_m` there."""
@@ -183,7 +198,7 @@ class StageRows:
         return f"stage factor {self.operand} of block {self.block} for a tile of rows"
 
 
-Rewrite = Join | Tile | Stage | Window | SplitReduce | Rows | StageRows | Chunk
+Rewrite = Join | Tile | Stage | Window | SplitReduce | Rows | Restrict | StageRows | Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +247,7 @@ class Plan:
         return "\n".join(lines)
 
 
-_KINDS = (Chunk, Fuse, Join, Nest, Plan, Rows, Split, SplitReduce, Stage, StageRows, Tile, Window)
+_KINDS = (Chunk, Fuse, Join, Nest, Plan, Restrict, Rows, Split, SplitReduce, Stage, StageRows, Tile, Window)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 
 
