@@ -12,6 +12,7 @@ from typing import Any
 
 from petaflop.codegen.narrow import narrowed, zero_outside
 from petaflop.codegen.panels import panelled, with_factor
+from petaflop.codegen.restrict import restrict_columns
 from petaflop.codegen.rows import Bound, chunked, rows_staged, rows_tiled, share_rooms
 from petaflop.codegen.shift import shifted
 from petaflop.codegen.split_reduce import Limit, halves
@@ -52,6 +53,7 @@ from petaflop.ir.plan import (
     Chunk,
     Join,
     Panel,
+    Restrict,
     Rewrite,
     Rows,
     Shift,
@@ -151,7 +153,16 @@ def _join(directive: Join, blocks: list[Block], *_: Any) -> None:
         blocks[number] = join_axes(blocks[number], directive.axes, directive.into)
 
 
-def _tile(directive: Tile, blocks: list[Block], temporaries: list[Temporary], *_: Any) -> None:
+def _tile(
+    directive: Tile,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
+) -> None:
+    if (bound := bounds.pop(directive.axis, None)) is not None:
+        bounds[f"{directive.axis}_t"] = bound.parts(directive.size)
     room = {temporary.name: temporary.shape for temporary in temporaries}
     for number in directive.blocks:
         blocks[number] = _tiled(blocks[number], directive, room)
@@ -309,13 +320,36 @@ def _rows(
     rows_tiled(directive, blocks, temporaries, bounds)
 
 
+def _restrict(
+    directive: Restrict,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
+) -> None:
+    position, first = _nest_of(directive.blocks[0], sizes)
+    end = first + sizes[position]
+    members = tuple(blocks[first:end])
+    restricted = restrict_columns(members, common_axes(members), temporaries, bounds)
+    if restricted is not None:
+        blocks[first:end], before = restricted
+        sizes[position] = len(restricted[0])
+        _insert(first, before, blocks, sizes)
+
+
 def _stage_rows(
-    directive: StageRows, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
+    directive: StageRows,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
 ) -> None:
     position, first = _nest_of(directive.block, sizes)
     common = common_axes(tuple(blocks[first : first + sizes[position]]))
     block, name = blocks[directive.block], f"rows{len(temporaries)}"
-    stage, room, read = rows_staged(block, directive.operand, common, name)
+    stage, room, read = rows_staged(block, directive.operand, common, name, bounds)
     blocks[directive.block : directive.block + 1] = [stage, with_factor(block, directive.operand, read)]
     temporaries.append(room)
     sizes[position] += 1
@@ -363,6 +397,7 @@ _RULES: dict[type, Callable[..., None]] = {
     Shift: _shift,
     SplitReduce: _split_reduce,
     Rows: _rows,
+    Restrict: _restrict,
     StageRows: _stage_rows,
     Chunk: _chunk,
 }
