@@ -171,9 +171,10 @@ def variable(expr: Expr, dtype: DType = int32) -> Node:
 
 def buffer_leaf(buffer: Any, dtype: DType, shape: tuple[Dim, ...], device: str) -> Node:
     """Memory as a leaf of its own; None for a stand-in that graphs are built and differentiated on."""
-    node = _new(Op.BUFFER, (), next(_identities), dtype, shape, device)  # no other node is equal to it
-    if buffer is not None:
-        node.attach(buffer)
+    node = Node()  # no other node is equal to it; written out, as each replay makes some
+    node.op, node.sources, node.arg, node.dtype = Op.BUFFER, (), next(_identities), dtype
+    node.shape, node.device, node.buffer, node.needs_gradient = shape, device, buffer, False
+    node.version = 0 if buffer is None else buffer.version
     return node
 
 
