@@ -364,7 +364,8 @@ class Function:
         width = max([values[arg].width for arg in expr.args])
         by_one = expr.op is Op.DIV and values[expr.args[1]].width == 1 and width >= LEAST_LANES
         if by_one and expr.dtype is float32 and self.has_fma:
-            return self._quotient(*(values[arg].name for arg in expr.args), width), width
+            lanes, divisor = (values[arg].name for arg in expr.args)
+            return self._quotient(lanes, divisor, width), width
         names = [self.widen(values[arg], arg.dtype, width) for arg in expr.args]
         return OPERATIONS[expr.op](self, expr, names, width), width
 
