@@ -3,11 +3,16 @@ several dtypes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from codegen_case import Array, both_plans, execute, reads, writes
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from kernels import backend
 
+from petaflop.codegen.lower import lower
 from petaflop.codegen.planner import default_plan
 from petaflop.dtype import DType, bfloat16, float16, float32, float64, int8, int32
 from petaflop.graph.ops import Op
@@ -215,3 +220,41 @@ def test_lanes_that_walk_backward_are_no_window() -> None:
     image, weights = numbers((7, 2, 42), float32), numbers((24, 7, 3), float32)
     got, expected = both_plans(kernel, [image, weights], np.zeros((24, 2, 40), np.float32))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.tuples(st.integers(4, 60), st.integers(1, 200), st.integers(1, 90)),
+    st.sampled_from(["nn", "tn", "nt", "tt"]),
+    st.sampled_from([0, 3]),
+    st.sampled_from([1 << 12, 1 << 14, 1 << 16]),
+)
+@example((40, 150, 30), "nn", 0, 1 << 14)
+def test_panels_of_every_size(sizes: tuple[int, int, int], turned: str, batch: int, cache: int) -> None:
+    """Runs of tiles that a task packs for itself, ragged and whole: with a cache of `cache` bytes."""
+    kernel, inputs, _ = product(*sizes, turned, float32, batch)
+    inputs = [np.rint(each * 3).astype(np.float32) for each in inputs]
+    left, right = (np.swapaxes(x, -1, -2) if t == "t" else x for x, t in zip(inputs, turned, strict=True))
+    output = np.full((*left.shape[:-1], sizes[1]), np.nan, np.float32)
+    plan = default_plan(kernel, replace(backend().target, l2_bytes=cache))
+    execute(kernel, inputs, [output], plan)
+    assert np.array_equal(output, left @ right)
+
+
+def test_what_a_task_packs_is_no_copy_of_the_factor() -> None:
+    kernel, _, _ = product(64, 4096, 512, "nn", float32, 0)
+    loops = lower(kernel, default_plan(kernel, replace(backend().target, l2_bytes=1 << 20)), backend().target)
+    assert [memory.space for memory in loops.memory] == ["scratch"]
+    assert loops.memory[0].size <= (1 << 19) // 4
+
+
+def test_both_factors_from_one_buffer() -> None:
+    """x @ x.T: what is read along m and what is read along n are told apart, though both are `x`."""
+    m, n, k = axis("m", 96), axis("n", 96), axis("k", 48)
+    x = numbers((96, 48), float32)
+    term = value(Op.MUL, load("x", (m, k), float32), load("x", (n, k), float32))
+    block = Block((m, n), (Store("o", (m, n), state("s", float32)),), (reduction("s", Op.ADD, term, (k,)),))
+    kernel = Kernel((reads("x", (96, 48)), writes("o", (96, 96))), ((block,),))
+    expected = x.astype(np.float64) @ x.T.astype(np.float64)
+    for result in both_plans(kernel, [x], np.zeros((96, 96), np.float32)):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)

@@ -3,6 +3,8 @@ plan."""
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from codegen_case import (
@@ -504,3 +506,34 @@ def test_constants_of_every_dtype_and_nothing_to_read() -> None:
         kernel = elementwise((19,), [], dtype, lambda d=dtype, n=number: constant(n, d))
         for got in both_plans(kernel, [], np.zeros(19, dtype.numpy)):
             assert np.array_equal(got.astype(np.float64), np.full(19, number))
+
+
+@pytest.mark.parametrize("dtype", [float32, float64], ids=str)
+def test_a_product_plus_a_constant_is_rounded_once(dtype: DType) -> None:
+    """... where the target has the instruction; differences of products, and products with other readers, are
+    rounded as they are written."""
+    if not backend().target.has_fma:
+        pytest.skip("this CPU has no fused multiply-add")
+    rng = np.random.default_rng(0)
+    a = (1 + rng.random(1000) * 2**-10).astype(dtype.numpy)
+    b = (1 / a).astype(dtype.numpy)
+
+    def near_zero(x: Expr, y: Expr) -> Expr:
+        return value(Op.ADD, value(Op.MUL, x, y), constant(-1.0, dtype))
+
+    exact = [float(Fraction(float(x)) * Fraction(float(y)) - 1) for x, y in zip(a, b, strict=True)]
+    kernel = elementwise((1000,), [dtype] * 2, dtype, near_zero)
+    for got in both_plans(kernel, [a, b], np.zeros(1000, dtype.numpy)):
+        assert same(got, np.array(exact).astype(dtype.numpy))
+
+    def differs(x: Expr, y: Expr) -> Expr:
+        return value(Op.ADD, value(Op.MUL, x, y), value(Op.MUL, value(Op.MUL, y, x), constant(-1.0, dtype)))
+
+    def read_twice(x: Expr, y: Expr) -> Expr:
+        one = value(Op.ADD, value(Op.MUL, x, y), constant(-1.0, dtype))
+        return value(Op.MUL, value(Op.MUL, x, y), one)
+
+    for make, expected in ((differs, a * b - b * a), (read_twice, (a * b) * (a * b - 1))):
+        kernel = elementwise((1000,), [dtype] * 2, dtype, make)
+        for got in both_plans(kernel, [a, b], np.ones(1000, dtype.numpy)):
+            assert same(got, expected)

@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -29,6 +30,24 @@ def test_blocks_are_aligned_and_whole(size: int) -> None:
     for address in blocks:
         memory.free(address)
     assert memory.in_use == 0
+
+
+def test_memory_may_be_freed_in_the_middle_of_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the garbage collector does: a thread that waited for itself here would hang."""
+    memory = Memory()
+    old = memory.allocate(100)
+    cut = memory._cut
+
+    def collecting(block: int) -> int:
+        memory.free(old)
+        return cut(block)
+
+    monkeypatch.setattr(memory, "_cut", collecting)
+    worker = threading.Thread(target=memory.allocate, args=(5000,), daemon=True)
+    worker.start()
+    worker.join(10)
+    assert not worker.is_alive()
+    assert memory.in_use == size_class(5000)
 
 
 def test_classes_waste_at_most_an_eighth() -> None:

@@ -7,15 +7,17 @@ replay packs addresses, values and task counts into one table, which native code
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from petaflop.plugin_api import Signature
 from petaflop_cpu.jit import Library
 from petaflop_cpu.mathlib import SIN_HUGE
 from petaflop_cpu.memory import size_class
-from petaflop_cpu.runner import HEADER_WORDS
+from petaflop_cpu.runner import CONTROL_WORDS, HEADER_WORDS
 
 if TYPE_CHECKING:
     from petaflop_cpu.backend import CpuBackend
@@ -86,7 +88,7 @@ class CpuReplay:
         self._launches = tuple(launches)
         self._sized = [(launch, variables) for launch, _, variables in launches if launch.sized]
         self._tasks: tuple[tuple[int, ...], list[int]] = ((), [])
-        self._layout: tuple[int, int, Callable[..., bytes], bytes] | None = None
+        self._layout: _Layout | None = None
         words: list[int] = []
         for launch, slots, variables in launches:
             words += launch.head([1] * len(variables))
@@ -95,13 +97,14 @@ class CpuReplay:
 
     def __call__(self, buffers: Locations, variables: Sequence[int]) -> None:
         layout = self._layout
-        if layout is None or layout[0] != len(buffers) or layout[1] != len(variables):
+        if layout is None or layout.buffers != len(buffers) or layout.variables != len(variables):
             layout = self._layout = self._lay_out(len(buffers), len(variables))
-        _, _, pack, places = layout
-        tasks = self._count(tuple(variables)) if self._sized else ()
-        table = pack(*[handle + offset for handle, offset in buffers], *variables, *tasks)
-        address = ctypes.addressof(self._words)
-        self._backend.team.replay(address, len(self._launches), places, len(places) // 16, table)
+        table = [handle + offset for handle, offset in buffers]
+        if variables:
+            table += variables
+        if self._sized:
+            table += self._count(tuple(variables))
+        self._backend.team.replay(layout.address, layout.fill, table)
 
     def _count(self, values: tuple[int, ...]) -> list[int]:
         """Tasks of the phases of all sized launches; remembered for the values of the last replay."""
@@ -113,8 +116,8 @@ class CpuReplay:
             self._tasks = (values, tasks)
         return tasks
 
-    def _lay_out(self, buffers: int, variables: int) -> tuple[int, int, Callable[..., bytes], bytes]:
-        """How to pack the table, and (word of the records, entry of the table) for each word to fill in."""
+    def _lay_out(self, buffers: int, variables: int) -> _Layout:
+        """Room for the table, and (word of the records, entry of the table) for each word to fill in."""
         places: list[int] = []
         start, next_task = 0, buffers + variables
         for launch, slots, numbers in self._launches:
@@ -130,5 +133,20 @@ class CpuReplay:
             for number in numbers:
                 places += (start, buffers + number)
                 start += 1
-        pack = struct.Struct(f"{next_task}q").pack
-        return buffers, variables, pack, struct.pack(f"{len(places)}q", *places)
+        words = (ctypes.c_int64 * len(places))(*places)
+        head = (ctypes.addressof(self._words), len(self._launches), ctypes.addressof(words), len(places) // 2)
+        control = (ctypes.c_int64 * (CONTROL_WORDS + next_task))(*head)
+        pack = struct.Struct(f"{next_task}q").pack_into
+        fill = functools.partial(pack, control, 8 * CONTROL_WORDS)
+        return _Layout(buffers, variables, ctypes.addressof(control), fill, (words, control))
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How a replay of so many buffers and variables hands its table over; `keep` holds what is pointed at."""
+
+    buffers: int
+    variables: int
+    address: int
+    fill: Callable[..., None]
+    keep: tuple[Any, ...]

@@ -102,9 +102,16 @@ class _Function:
     def from_bits(self, a: str, bits: int = 0) -> str:
         return self.line(f"bitcast {self.integer_type(bits)} {a} to {self.float_type(bits)}")
 
-    def scaled(self, a: str, powers: str) -> str:
-        """a · 2^powers, rounded once."""
+    def scaled(self, a: str, whole: str, powers: str) -> str:
+        """a · 2^powers, rounded once; `whole` is powers as a float, which is what the instruction takes."""
         floats, integers = self.float_type(), self.integer_type(32)
+        size = self.lanes * self.bits
+        if self.lanes > 1 and size in (128, 256, 512):
+            name = f"llvm.x86.avx512.mask.scalef.{'ps' if self.bits == 32 else 'pd'}.{size}"
+            mask = f"i{max(self.lanes, 8)} -1"
+            rounding = ", i32 4" if size == 512 else ""
+            operands = f"{floats} {a}, {floats} {whole}, {floats} zeroinitializer, {mask}{rounding}"
+            return self.line(f"call {floats} @{name}({operands})")
         if self.bits == 64:
             powers = self.line(f"trunc {self.integer_type()} {powers} to {integers}")
         short = "" if self.lanes == 1 else f"v{self.lanes}"
@@ -141,12 +148,13 @@ def _exp2(f: _Function) -> str:
     x = f.select(high, f.number(highest), x)
     magic = 1.5 * 2.0**f.mantissa  # adding it rounds to an integer, which then stands in the lowest bits
     shifted = f.binary("fadd", x, f.number(magic))
-    r = f.binary("fsub", x, f.binary("fsub", shifted, f.number(magic)))
+    whole = f.binary("fsub", shifted, f.number(magic))
+    r = f.binary("fsub", x, whole)
     p = f.call("fma", f.polynomial(r, _table("EXP2", f.bits)), r, f.number(1.0))
     magic_bits = struct.unpack("<i", struct.pack("<f", magic)) if f.bits == 32 else (0x4338000000000000,)
     n = f.binary("sub", f.to_bits(shifted), f.integer(magic_bits[0]))
     if f.scales:
-        return f.select(low, f.number(0.0), f.scaled(p, n))
+        return f.select(low, f.number(0.0), f.scaled(p, whole, n))
     half = f.binary("ashr", n, f.integer(1))
     for power in (half, f.binary("sub", n, half)):
         biased = f.binary("add", power, f.integer(f.bias))

@@ -7,6 +7,7 @@ of its own, aligned to huge pages where it holds some. A handle is the address, 
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import os
 import threading
@@ -25,6 +26,7 @@ _KEEP = 1 << 28  # free large blocks beyond this, or beyond a quarter of what is
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
 
 
+@functools.lru_cache(4096)
 def size_class(size: int) -> int:
     """The least multiple of 64, or of 1/8 of the power of two below `size`, that holds `size`."""
     step = max(_ALIGNMENT, (1 << (max(size, 1) - 1).bit_length()) >> 4)
@@ -35,7 +37,7 @@ class Memory:
     """`allocate` and `free` by address; thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may free in the middle of anything
         self._sizes: dict[int, int] = {}  # address in use -> its class
         self._free: dict[int, list[int]] = {}  # class -> addresses
         self._mappings: dict[int, mmap.mmap] = {}  # address of a large block -> what keeps it mapped

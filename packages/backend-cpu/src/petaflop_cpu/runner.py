@@ -14,11 +14,12 @@ themselves, so no wake-up is lost.
 
 from __future__ import annotations
 
-__all__ = ["FIELDS", "HEADER_WORDS", "SYMBOLS", "TEAM_BYTES", "runner_source"]
+__all__ = ["CONTROL_WORDS", "FIELDS", "HEADER_WORDS", "SYMBOLS", "TEAM_BYTES", "runner_source"]
 
 SYMBOLS = ("petaflop_run", "petaflop_replay", "petaflop_worker", "petaflop_spin")
 
 HEADER_WORDS = 5
+CONTROL_WORDS = 4  # of a replay, before its table
 TEAM_BYTES = 1024
 
 # Byte offsets in the team's memory; what different threads write is on cache lines of its own.
@@ -315,9 +316,18 @@ leave:
   ret void
 }
 
-; the same, after filling in words[place[0]] = table[place[1]] for each of the `places` pairs
-define void @petaflop_replay(ptr %team, ptr %words, i64 %count, ptr %places, i64 %pairs, ptr %table) {
+; the same for the records that `control` names, after filling in words[place[0]] = table[place[1]] for each
+; of their places; control holds the address and number of the records, those of the places, then the table
+define void @petaflop_replay(ptr %team, ptr %control) {
 entry:
+  %words = load ptr, ptr %control, align 8
+  %count_at = getelementptr i64, ptr %control, i64 1
+  %count = load i64, ptr %count_at, align 8
+  %places_at = getelementptr i64, ptr %control, i64 2
+  %places = load ptr, ptr %places_at, align 8
+  %pairs_at = getelementptr i64, ptr %control, i64 3
+  %pairs = load i64, ptr %pairs_at, align 8
+  %table = getelementptr i64, ptr %control, i64 4
   br label %loop
 loop:
   %i = phi i64 [0, %entry], [%i_next, %fill]

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,14 @@ class Team:
                 self._start()
             self._run(self._address, records, count)
 
-    def replay(self, words: int, count: int, places: bytes, pairs: int, table: bytes) -> None:
-        """Fill the records at the address `words` in from `table`, as `places` says, and run them."""
+    def replay(self, control: int, fill: Callable[..., None], table: Sequence[int]) -> None:
+        """Have `fill` put a table where the control words at that address (see runner.py) want it, and run
+        their records."""
         with self._lock:
             if not self._started:
                 self._start()
-            self._replay(self._address, words, count, places, pairs, table)
+            fill(*table)
+            self._replay(self._address, control)
 
     def stop(self) -> None:
         """End the threads; the next `run` starts them anew."""
@@ -155,7 +157,7 @@ class Team:
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _RUN = ctypes.CFUNCTYPE(None, _POINTER, ctypes.c_char_p, _COUNT)
-_REPLAY = ctypes.CFUNCTYPE(None, _POINTER, _POINTER, _COUNT, ctypes.c_char_p, _COUNT, ctypes.c_char_p)
+_REPLAY = ctypes.CFUNCTYPE(None, _POINTER, _POINTER)
 
 _FUNCTIONS = {
     "lock": "pthread_mutex_lock",

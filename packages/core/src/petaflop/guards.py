@@ -53,7 +53,7 @@ class Guards:
         for mapping, size in self.sizes:
             if len(mapping) != size:
                 return False
-        return all(_all_same(read(), before) for read, before, _ in self.contents)
+        return not self.contents or all(_all_same(read(), before) for read, before, _ in self.contents)
 
     def changed(self, awaited: bool = True) -> Iterator[str]:
         """The places that hold something else now, in words."""

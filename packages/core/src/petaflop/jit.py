@@ -51,21 +51,26 @@ class Jit(Generic[Parameters, Result]):
         tensors: list[Tensor] = []
         objects: list[Any] = []
         structure = flatten_call(args, kwargs, tensors, objects)
-        kinds = tuple([(t.shape, t.dtype, t.device, t.requires_grad, t._grad is None) for t in tensors])
-        key = (structure, kinds, grad_enabled(), autocast_dtype(), config.fuse)
+        kinds = [
+            (n.shape, n.dtype, t._device or t.device, t._leaf or n.needs_gradient, t._grad is None)
+            for t, n in [(t, t._node) for t in tensors]
+        ]
+        key = (structure, *kinds, grad_enabled(), autocast_dtype(), config.fuse)
         with runtime.lock:
-            lazy = [t for t in tensors if not t._node.is_realized]
+            lazy = [t for t in tensors if t._node.buffer is None]
             if lazy:
                 Tensor.realize(*lazy)
-            found = self.captures.setdefault(key, [])
-            fitting = (c for c, guards in found if c.fits(tensors) and guards.hold)
-            capture = next(fitting, None) or self._capture(key, structure, tensors, objects)
+            for capture, guards in self.captures.get(key, ()):
+                if capture.fits(tensors) and guards.hold:
+                    break
+            else:
+                capture = self._capture(key, structure, tensors, objects)
             results = replay(capture, tensors)
         return unflatten(capture.structure, results)
 
     def _capture(self, key: Any, structure: Any, tensors: list[Tensor], objects: list[Any]) -> Capture:
         guards = guards_of(self.function, *objects)
-        found = self.captures[key]
+        found = self.captures.setdefault(key, [])
         if len(found) == _MANY_CHANGES:
             reasons = [text for _, guards in found[-1:] for text in guards.changed()]
             warnings.warn(

@@ -19,11 +19,8 @@ _PLAIN = (int, bool, str, type(None))
 _TRUSTED = frozenset((*sys.stdlib_module_names, "builtins", "petaflop"))  # their objects equal by value
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """Where a tensor stood in a nested structure."""
-
-    position: int
+class _Slot(int):
+    """Where a tensor stood in a nested structure: its place in the list of tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +44,13 @@ def flatten_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], objects: list[Any]
 ) -> Any:
     """`flatten` of (args, kwargs), soon done where they are different tensors and nothing else."""
-    if not kwargs and all(type(arg) is Tensor for arg in args) and len(set(map(id, args))) == len(args):
+    if not kwargs and set(map(type, args)) <= _TENSORS and len(set(map(id, args))) == len(args):
         tensors += args
         return _call_of(len(args))
     return flatten((args, kwargs), tensors, "arguments", objects)
+
+
+_TENSORS = {Tensor}
 
 
 @functools.cache
@@ -127,7 +127,7 @@ class _Flattening:
 def unflatten(structure: Any, tensors: Sequence[Tensor]) -> Any:
     """The structure again, around other tensors."""
     if isinstance(structure, _Slot):
-        return tensors[structure.position]
+        return tensors[structure]
     kind, value = structure
     if kind is dict:
         return {key: unflatten(item, tensors) for key, item in value}

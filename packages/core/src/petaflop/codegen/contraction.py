@@ -12,65 +12,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from petaflop.codegen.cost import Summary, points, size_of, summarize
+from petaflop.codegen.product import (
+    MOST_TASKS,
+    TASK_WORK,
+    Contraction,
+    Product,
+    ceil_div,
+    joined,
+    tasks_of,
+    thread,
+)
 from petaflop.codegen.rewrite import rewrite
 from petaflop.codegen.roles import Roles, is_sum_of_products, loads_below, roles_of, walks
 from petaflop.codegen.windows import windows_of
 from petaflop.graph.ops import Op
-from petaflop.graph.symbolic import Expr, Leaf
+from petaflop.graph.symbolic import Leaf
 from petaflop.ir.kernel import Block, Kernel, axes_of, axis_size
-from petaflop.ir.plan import Fuse, Join, Rewrite, Split, Stage, Tile, Window
+from petaflop.ir.plan import Fuse, Panel, Rewrite, Split, Stage, Tile, Window
 from petaflop.ir.target import Target
 
-__all__ = ["Contraction", "plan_contraction"]
+__all__ = ["cycles", "plan_contraction", "runs"]
 
 LEAST_WORK = 1 << 13  # multiply-adds below which panels do not pay
-TASK_WORK = 1 << 20  # multiply-adds of one task
-MOST_TASKS = 64
 RUN = 128  # products summed up in one chain before the partial sum is put aside
 PANEL_ROWS = 24  # rows from which on packing the other factor pays
 LEAST_ROWS = 4  # rows from which on it pays where the other factor is not contiguous
 LEAST_LANES = 0.6  # of whole vectors, the part that a row must fill
 FEWEST_LANES = 4  # fewer columns than a whole vector has lanes are worth a part of one, down to this
 FAR = 1024  # bytes: rows that step so far along k share few sets of a cache
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-@dataclass(frozen=True, slots=True)
-class Contraction:
-    """What to do to a nest: rewrites that add `added` nests before it, then how its loops run."""
-
-    rewrites: tuple[Rewrite, ...]
-    added: int
-    fuse: tuple[Fuse, ...]
-    split: tuple[Split, ...]
-    order: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Product:
-    """A sum of products, its sizes and its register tile; `contiguous` where lanes of n are neighbours."""
-
-    blocks: Sequence[Block]
-    summaries: Sequence[Summary]
-    roles: Roles
-    width: int
-    m: int
-    n: int
-    k: int
-    tile_m: int
-    vectors: int
-    contiguous: bool
-
-    @property
-    def factors(self) -> tuple[Expr, ...]:
-        return self.blocks[0].reductions[0].term.args
-
-    @property
-    def tile_n(self) -> int:
-        return self.vectors * self.width
 
 
 def plan_contraction(
@@ -87,7 +56,7 @@ def plan_contraction(
     return windowed or _plan(first, product, target, windowed=False)
 
 
-def _product(kernel: Kernel, blocks: Sequence[Block], target: Target, along_loads: bool) -> _Product | None:
+def _product(kernel: Kernel, blocks: Sequence[Block], target: Target, along_loads: bool) -> Product | None:
     summaries = [summarize(kernel, block) for block in blocks]
     roles = roles_of(blocks, summaries, along_loads)
     if roles is None:
@@ -102,10 +71,10 @@ def _product(kernel: Kernel, blocks: Sequence[Block], target: Target, along_load
     tile_m, vectors = _register_tile(m, n, width, target.vector_registers)
     columns = blocks[0].reductions[0].term.args[roles.columns]
     contiguous = walks(summaries[0], columns, roles.n, 1)
-    return _Product(blocks, summaries, roles, width, m, n, k, tile_m, vectors, contiguous)
+    return Product(blocks, summaries, roles, width, m, n, k, tile_m, vectors, contiguous)
 
 
-def _plan_windows(kernel: Kernel, first: int, product: _Product, target: Target) -> Contraction | None:
+def _plan_windows(kernel: Kernel, first: int, product: Product, target: Target) -> Contraction | None:
     """The plan on a padded copy of what the columns read, with lanes along the last axis alone: no panel, as
     each element of the copy serves many products."""
     lanes, columns = product.roles.n[-1], product.roles.columns
@@ -125,85 +94,131 @@ def _plan_windows(kernel: Kernel, first: int, product: _Product, target: Target)
     return plan and replace(plan, rewrites=(window, *plan.rewrites), added=plan.added + 1)
 
 
-def _plan(first: int, product: _Product, target: Target, windowed: bool) -> Contraction | None:
+def _plan(first: int, product: Product, target: Target, windowed: bool) -> Contraction | None:
     roles, tile_m, tile_n = product.roles, product.tile_m, product.tile_n
-    summary, factors = product.summaries[0], product.factors
-    pack_columns = not windowed and product.m >= (PANEL_ROWS if product.contiguous else LEAST_ROWS)
-    if not product.contiguous and not pack_columns:
+    packing = _packing(product, windowed)
+    if packing is None:
         return None
-    pack_rows = product.n >= 2 * product.width and not _rows_as_they_are(product)
-
     numbers = tuple(range(first, first + len(product.blocks)))
     rewrites: list[Rewrite] = []
-    m, n = (_joined(axes, numbers, rewrites) for axes in (roles.m, roles.n))
-    k_names = tuple(a.arg for a in roles.k)
-    outer = [a.arg for a in roles.outer]
-    added = 0
-    used = [{a.arg for a in axes_of((factor,))} for factor in factors]
-    tile_columns = pack_columns or (windowed and product.n % tile_n != 0)
-    if tile_columns:
-        rewrites.append(Tile(numbers, n, tile_n))
-    if pack_rows:
-        rewrites.append(Tile(numbers, m, tile_m))
-    for pack, operand, name in ((pack_columns, roles.columns, n), (pack_rows, roles.rows, m)):
-        if pack:
-            around = tuple(a for a in outer if a in used[operand])
-            rewrites.append(Stage(first + added, operand, (*around, f"{name}_t", *k_names, f"{name}_r")))
-            added += 1
-
-    work = product.m * product.n * product.k
-    tasks = max(1, min(MOST_TASKS, points(roles.outer) * work // TASK_WORK))
+    m, n = (joined(axes, numbers, rewrites) for axes in (roles.m, roles.n))
+    run = _tiles_of_a_panel(product, packing, target)
+    added = _stages(first, numbers, product, packing, m, n, run, rewrites)
     rows_fit = max(1, target.l2_bytes // 2 // (product.k * 4) // tile_m) * tile_m
     rows_first = windowed and product.m > rows_fit  # rows stay in the cache while the outer axes pass by
-    split: list[Split] = []
-    inner_tasks = tasks
-    m_tasks = max(1, min(tasks, ceil_div(product.m, rows_fit))) if rows_first else 1
-    inner_tasks //= m_tasks
-    outer_order: list[str] = []
-    for a in roles.outer:
-        outer_order.append(f"{a.arg}.{int(inner_tasks > 1)}")
-        if inner_tasks > 1:
-            split.append(Split(a.arg, (("thread", 1),)))
-            inner_tasks //= size_of(axis_size(a))
-    if not rows_first:
-        m_tasks = max(1, min(inner_tasks, ceil_div(product.m, rows_fit)))
-        inner_tasks //= m_tasks
-    n_tasks = max(1, min(inner_tasks, ceil_div(product.n, tile_n)))
-    if n_tasks < inner_tasks:
-        m_tasks = max(1, min(m_tasks * inner_tasks // n_tasks, ceil_div(product.m, tile_m)))
-    m_step = ceil_div(ceil_div(product.m, m_tasks), tile_m)  # in tiles
-    n_step = ceil_div(ceil_div(product.n, n_tasks), tile_n)
-    m_thread = m_tasks > 1
-    n_thread = n_tasks > 1
+    tasks = tasks_of(product, rows_fit, rows_first)
+    if run:
+        tasks = replace(
+            tasks, outer=tuple(Split(a.arg, thread(True, 1)) for a in roles.outer), m=False, n=False
+        )
+
+    split = list(tasks.outer)
     width = product.width
     vector = (("unroll", tile_n), ("vector", width)) if product.vectors > 1 else (("vector", width),)
-    if pack_rows:
-        split += [Split(f"{m}_t", _thread(m_thread, m_step)), Split(f"{m}_r", (("unroll", tile_m),))]
+    if packing.rows:
+        split += [Split(f"{m}_t", thread(tasks.m, tasks.m_step)), Split(f"{m}_r", (("unroll", tile_m),))]
     else:
-        split.append(Split(m, (*_thread(m_thread, m_step * tile_m), ("unroll", tile_m))))
-    if tile_columns:
-        split += [Split(f"{n}_t", _thread(n_thread, n_step)), Split(f"{n}_r", vector)]
+        split.append(Split(m, (*thread(tasks.m, tasks.m_step * tile_m), ("unroll", tile_m))))
+    if run:
+        split += [
+            Split(f"{n}_t_b", thread(True, 1)),
+            Split(f"{n}_r", vector),
+            _lanes_of_a_panel(product, n, vector),
+        ]
+    elif packing.tile_columns:
+        split += [Split(f"{n}_t", thread(tasks.n, tasks.n_step)), Split(f"{n}_r", vector)]
     else:
-        split.append(Split(n, (*_thread(n_thread, n_step * tile_n), *vector)))
-    fuse = _fuse_k(roles, pack_rows, pack_columns, summary)
+        split.append(Split(n, (*thread(tasks.n, tasks.n_step * tile_n), *vector)))
+    fuse = () if run else _fuse_k(roles, packing.rows, packing.columns, product.summaries[0])
     if product.blocks[0].reductions[0].states[0].dtype.is_float:
         split += runs([(fuse[0].into, product.k)] if fuse else [(a.arg, points([a])) for a in roles.k])
-    outer_n = f"{n}_t.{int(n_thread)}" if tile_columns else f"{n}.{int(n_thread)}"
-    outer_m = f"{m}_t.{int(m_thread)}" if pack_rows else f"{m}.{int(m_thread)}"
-    order: tuple[str, ...] = (outer_n, outer_m)
+    outer_n = f"{n}_t.{int(tasks.n)}" if packing.tile_columns else f"{n}.{int(tasks.n)}"
+    outer_m = f"{m}_t.{int(tasks.m)}" if packing.rows else f"{m}.{int(tasks.m)}"
+    order: tuple[str, ...] = () if run else (outer_n, outer_m)
     if windowed:
-        order = (outer_m, *outer_order, outer_n) if rows_first else (*outer_order, outer_n, outer_m)
+        order = (outer_m, *tasks.order, outer_n) if rows_first else (*tasks.order, outer_n, outer_m)
     return Contraction(tuple(rewrites), added, fuse, tuple(s for s in split if s.levels), order)
 
 
-def _rows_as_they_are(product: _Product) -> bool:
+def _tiles_of_a_panel(product: Product, packing: _Packing, target: Target) -> int:
+    """How many tiles of columns a task packs for itself; 0 where they are packed for all tasks beforehand,
+    because one does not fit the cache or there are too few of them to share out."""
+    roles, factor = product.roles, product.factors[product.roles.columns]
+    fit = target.l2_bytes // 2 // (product.k * product.tile_n * factor.dtype.itemsize)
+    alone = len(product.blocks) == 1 and set(roles.outer) <= axes_of((factor,))
+    if not packing.columns or not alone or not fit:
+        return 0
+    outer, tiles = points(roles.outer), ceil_div(product.n, product.tile_n)
+    wanted = max(1, min(MOST_TASKS, outer * product.m * product.n * product.k // TASK_WORK))
+    run = max(1, min(fit, tiles * outer // wanted))
+    return run if ceil_div(tiles, run) * outer >= min(wanted, 4 * target.threads) else 0
+
+
+def _lanes_of_a_panel(product: Product, n: str, vector: tuple[tuple[str, int], ...]) -> Split:
+    """The lanes of the block that packs: along k where that is how the factor lies."""
+    last = product.roles.k[-1]
+    along_k = walks(product.summaries[0], product.factors[product.roles.columns], (last,), 1)
+    return Split(f"{last.arg}_p", (("vector", product.width),)) if along_k else Split(f"{n}_r_p", vector)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """Which factors go to panels, and whether the columns are cut into whole tiles."""
+
+    rows: bool
+    columns: bool
+    tile_columns: bool
+
+
+def _packing(product: Product, windowed: bool) -> _Packing | None:
+    """None where the columns would have to be packed and that does not pay."""
+    columns = not windowed and product.m >= (PANEL_ROWS if product.contiguous else LEAST_ROWS)
+    if not product.contiguous and not columns:
+        return None
+    rows = product.n >= 2 * product.width and not _rows_as_they_are(product)
+    return _Packing(rows, columns, columns or (windowed and product.n % product.tile_n != 0))
+
+
+def _stages(
+    first: int,
+    numbers: tuple[int, ...],
+    product: Product,
+    packing: _Packing,
+    m: str,
+    n: str,
+    run: int,
+    rewrites: list[Rewrite],
+) -> int:
+    """Add what cuts the axes into tiles and packs the factors; gives the number of blocks that this adds."""
+    roles = product.roles
+    outer = [a.arg for a in roles.outer]
+    used = [{a.arg for a in axes_of((factor,))} for factor in product.factors]
+    if packing.tile_columns:
+        rewrites.append(Tile(numbers, n, product.tile_n))
+    if packing.rows:
+        rewrites.append(Tile(numbers, m, product.tile_m))
+    added = 0
+    beforehand = packing.columns and not run
+    for pack, operand, name in ((beforehand, roles.columns, n), (packing.rows, roles.rows, m)):
+        if pack:
+            around = tuple(a for a in outer if a in used[operand])
+            names = (*around, f"{name}_t", *(a.arg for a in roles.k), f"{name}_r")
+            rewrites.append(Stage(first + added, operand, names))
+            added += 1
+    if run:
+        rewrites.append(Panel(first + added, roles.columns, f"{n}_t", run))
+    return added
+
+
+def _rows_as_they_are(product: Product) -> bool:
     """Whether the rows are read where they lie: plain loads, a step of k not far away."""
     rows, roles = product.factors[product.roles.rows], product.roles
     if rows.op is not Leaf.LOAD or rows.args[0].op is not Op.CONST:
         return False
     if not walks(product.summaries[0], rows, (*roles.m, *roles.k), None):
         return False
-    (access,) = loads_below(product.summaries[0], rows)
+    reads = loads_below(product.summaries[0], rows)  # the other factor may be read from the same memory
+    access = next(a for a in reads if roles.m[-1] in a.strides)
     far = access.strides.get(roles.k[-1], 0) * access.itemsize >= FAR
     return not far or product.n < 8 * product.width
 
@@ -219,17 +234,6 @@ def runs(axes: list[tuple[str, int]]) -> list[Split]:
             return [Split(name, (("block", max(1, RUN // inner)),))]
         inner *= size
     return []
-
-
-def _thread(threads: bool, step: int) -> tuple[tuple[str, int], ...]:
-    return (("thread", step),) if threads else ()
-
-
-def _joined(axes: tuple[Expr, ...], numbers: tuple[int, ...], rewrites: list[Rewrite]) -> str:
-    names = tuple(a.arg for a in axes)
-    if len(names) > 1:
-        rewrites.append(Join(numbers, names, "_".join(names)))
-    return "_".join(names)
 
 
 def _fuse_k(roles: Roles, pack_rows: bool, pack_columns: bool, summary: Summary) -> tuple[Fuse, ...]:

@@ -7,11 +7,11 @@ the axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from petaflop.dtype import bool_, index
-from petaflop.graph.ops import Op
+from petaflop.dtype import bool_, float32, float64, index
+from petaflop.graph.ops import Native, Op
 from petaflop.graph.symbolic import (
     TRUE,
     Expr,
@@ -20,6 +20,7 @@ from petaflop.graph.symbolic import (
     as_expr,
     both,
     constant,
+    is_constant,
     less,
     make,
     multiply,
@@ -43,10 +44,18 @@ def within(axis: Expr) -> Expr:
 
 class Flattener:
     """`local` temporaries keep only what a task needs, `lanes` elements for each; `masked` axes may
-    overrun."""
+    overrun; with `contract`, a product plus a constant is one multiply-add."""
 
-    def __init__(self, kernel: Kernel, local: Mapping[str, int], lanes: int, masked: Iterable[Expr]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        local: Mapping[str, int],
+        lanes: int,
+        masked: Iterable[Expr],
+        contract: bool = False,
+    ) -> None:
         self.kernel, self.local, self.lanes, self.masked = kernel, local, lanes, tuple(masked)
+        self.contract = contract
         self.layouts = {b.name: row_major(b.shape[local.get(b.name, 0) :]) for b in kernel.buffers}
 
     def offset(self, buffer: str, position: tuple[Expr, ...]) -> Expr:
@@ -106,7 +115,9 @@ class Flattener:
 
     def exprs(self, roots: Iterable[Expr], done: dict[Expr, Expr]) -> None:
         """Add the flat form of everything below `roots` to `done`."""
-        for expr in topological(roots):
+        order = topological(roots := tuple(roots))
+        readers = _readers(order, roots) if self.contract else {}
+        for expr in order:
             if expr in done:
                 continue
             args = tuple(done[arg] for arg in expr.args)
@@ -117,6 +128,9 @@ class Flattener:
                     valid = both(valid, *(within(a) for a in self.masked if a in used))
                 args = (valid, self.offset(expr.arg[0], tuple(position)))
                 done[expr] = make(Leaf.LOAD, args, expr.dtype, expr.arg)
+            elif self.contract and expr.op is Op.ADD and expr.dtype in (float32, float64):
+                alone = [readers.get(arg) == 1 for arg in expr.args]
+                done[expr] = _contracted(expr, args, alone)
             else:
                 done[expr] = rebuild(expr, args) if args != expr.args else expr
 
@@ -128,6 +142,46 @@ class Flattener:
             old = make(Leaf.LOAD, (valid, offset), value.dtype, (store.buffer, 0))
             value = make(store.accumulate, (old, value), value.dtype)
         return Store(store.buffer, (offset,), value, valid)
+
+
+def _readers(order: Sequence[Expr], roots: Sequence[Expr]) -> dict[Expr, int]:
+    """How often each product is read or stored."""
+    result = dict.fromkeys(roots, 1)
+    for expr in order:
+        for arg in expr.args:
+            if arg.op is Op.MUL:
+                result[arg] = result.get(arg, 0) + 1
+    return result
+
+
+def _contracted(expr: Expr, args: tuple[Expr, ...], alone: Sequence[bool]) -> Expr:
+    """a * b + constant with one rounding, where nobody else reads the product: it has one value then.
+
+    Other sums stay: x*x - y*y must be 0 where x is y.
+    """
+    for (a, b), only in zip((args, args[::-1]), alone, strict=True):
+        if only and a.op is Op.MUL and b.op is Op.CONST:
+            return make(Native.FMA, (*a.args, b), expr.dtype)
+        if whole := _two_halves(a, b):
+            return make(Native.FMA, whole, expr.dtype)
+    return rebuild(expr, args) if args != expr.args else expr
+
+
+def _two_halves(a: Expr, b: Expr) -> tuple[Expr, Expr, Expr] | None:
+    """x, c and y where a is half * c + y and b is (x - half) * c: a product that was cut to be exact."""
+    if a.op is not Op.ADD or b.op is not Op.MUL:
+        return None
+    difference, c = b.args
+    if difference.op is not Op.ADD:
+        return None
+    x, minus = difference.args
+    if minus.op is not Op.MUL or not is_constant(minus.args[1], -1.0):
+        return None
+    half = minus.args[0]
+    for product, y in (a.args, a.args[::-1]):
+        if product.op is Op.MUL and product.args == (half, c):
+            return x, c, y
+    return None
 
 
 def _gated(branch: Expr, condition: Expr, suspects: set[Expr]) -> Expr:

@@ -114,7 +114,8 @@ class NestLowering:
         self.masked = [a for block in self.blocks for a in block.axes if self._is_masked(a)]
         temporaries = [t for t in kernel.temporaries if t.name in local]
         self.allocations = [alloc for t in temporaries for alloc in self._room(t)]
-        flattener = Flattener(kernel, {t.name: t.shared for t in temporaries}, self.lanes, self.masked)
+        shared = {t.name: t.shared for t in temporaries}
+        flattener = Flattener(kernel, shared, self.lanes, self.masked, contract=target.has_fma)
         self.flat = {block: flattener.block(block) for block in self.blocks}
 
     # ---- the common loops ----

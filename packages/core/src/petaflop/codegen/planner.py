@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from petaflop.codegen.axes import edge_of, fusable_groups, reduce_levels, vector_choice
 from petaflop.codegen.chained import plan_chain
-from petaflop.codegen.contraction import Contraction, plan_contraction
+from petaflop.codegen.contraction import plan_contraction
 from petaflop.codegen.cost import block_points, nanoseconds, points, size_of, summarize
 from petaflop.codegen.nest import fuse_axes
+from petaflop.codegen.product import Contraction
 from petaflop.codegen.rewrite import rewrite
 from petaflop.codegen.split_reduce import Limit, can_split
 from petaflop.graph.symbolic import Expr

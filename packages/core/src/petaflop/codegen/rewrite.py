@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from petaflop.codegen.panels import panelled, with_factor
 from petaflop.codegen.restrict import restrict_columns
 from petaflop.codegen.rows import Bound, chunked, rows_staged, rows_tiled, share_rooms
 from petaflop.codegen.split_reduce import Limit, halves
@@ -43,9 +44,20 @@ from petaflop.ir.kernel import (
     axis_size,
     common_axes,
     load,
-    value,
 )
-from petaflop.ir.plan import Chunk, Join, Restrict, Rewrite, Rows, SplitReduce, Stage, StageRows, Tile, Window
+from petaflop.ir.plan import (
+    Chunk,
+    Join,
+    Panel,
+    Restrict,
+    Rewrite,
+    Rows,
+    SplitReduce,
+    Stage,
+    StageRows,
+    Tile,
+    Window,
+)
 
 __all__ = ["Rewritten", "join_axes", "rewrite"]
 
@@ -205,17 +217,8 @@ def _stage(
     name = f"panel{len(temporaries)}"
     temporaries.append(Temporary(name, factor.dtype, tuple(axis_size(a) for a in axes)))
     pack = Block(axes, (Store(name, axes, factor),))
-    blocks[directive.block] = _with_factor(block, operand, load(name, axes, factor.dtype))
+    blocks[directive.block] = with_factor(block, operand, load(name, axes, factor.dtype))
     _insert(directive.block, [pack], blocks, sizes)
-
-
-def _with_factor(block: Block, operand: int, factor: Expr) -> Block:
-    """The block with another factor in the product that its first reduction sums up."""
-    reduction = block.reductions[0]
-    factors = list(reduction.term.args)
-    factors[operand] = factor
-    step = value(Op.ADD, reduction.step[0].args[0], value(Op.MUL, *factors))
-    return replace(block, reductions=(replace(reduction, step=(step,)), *block.reductions[1:]))
 
 
 def _window(
@@ -226,7 +229,7 @@ def _window(
     name = f"window{len(temporaries)}"
     fill, copy, read = copied(factor, directive.lanes, directive.multiple, name)
     temporaries.append(copy)
-    blocks[directive.block] = _with_factor(block, directive.operand, read)
+    blocks[directive.block] = with_factor(block, directive.operand, read)
     _insert(directive.block, [fill], blocks, sizes)
 
 
@@ -303,10 +306,25 @@ def _stage_rows(
     common = common_axes(tuple(blocks[first : first + sizes[position]]))
     block, name = blocks[directive.block], f"rows{len(temporaries)}"
     stage, room, read = rows_staged(block, directive.operand, common, name, bounds)
-    blocks[directive.block : directive.block + 1] = [stage, _with_factor(block, directive.operand, read)]
+    blocks[directive.block : directive.block + 1] = [stage, with_factor(block, directive.operand, read)]
     temporaries.append(room)
     sizes[position] += 1
     share_rooms((directive.block,), blocks, temporaries)
+
+
+def _panel(
+    directive: Panel,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
+) -> None:
+    number = directive.block
+    pack, block, room = panelled(directive, blocks[number], f"panel{len(temporaries)}", bounds)
+    blocks[number : number + 1] = [pack, block]
+    temporaries.append(room)
+    sizes[_nest_of(number, sizes)[0]] += 1
 
 
 def _chunk(
@@ -330,6 +348,7 @@ _RULES: dict[type, Callable[..., None]] = {
     Join: _join,
     Tile: _tile,
     Stage: _stage,
+    Panel: _panel,
     Window: _window,
     SplitReduce: _split_reduce,
     Rows: _rows,

@@ -26,7 +26,7 @@ from petaflop.graph.symbolic import (
 from petaflop.ir.kernel import Block, Store, Temporary, axes_of, axis, axis_size, load, loads_of
 from petaflop.ir.plan import Chunk, Rows
 
-__all__ = ["Bound", "chunked", "rows_staged", "rows_tiled", "share_rooms"]
+__all__ = ["Bound", "chunked", "count_of", "rest_of", "rows_staged", "rows_tiled", "share_rooms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,13 @@ class Bound:
         )
 
 
-def _count(extent: Dim, size: int) -> Dim:
+def count_of(extent: Dim, size: int) -> Dim:
+    """How many parts of `size` cover the extent."""
     count = divide(as_expr(extent) + (size - 1), constant(size))
     return int(count.arg) if isinstance(extent, int) else count
 
 
-def _rest(extent: Dim, size: int, outer: Expr) -> Bound | None:
+def rest_of(extent: Dim, size: int, outer: Expr) -> Bound | None:
     """The bound of a place in part number `outer`, where the last part is not whole."""
     if isinstance(extent, int) and extent % size == 0:
         return None
@@ -73,14 +74,14 @@ def rows_tiled(
     numbers, size = directive.blocks, directive.size
     old = next(a for a in blocks[numbers[0]].axes if a.arg == directive.axis)
     extent = axis_size(old)
-    outer = axis(f"{old.arg}_t", _count(extent, size))
+    outer = axis(f"{old.arg}_t", count_of(extent, size))
     stored = {s.buffer: s.index for n in numbers for s in blocks[n].stores}
     rooms = {
         t.name: t
         for t in temporaries
         if t.shared and t.name in stored and stored[t.name][t.shared - 1] is old
     }
-    rest = _rest(extent, size, outer)
+    rest = rest_of(extent, size, outer)
     for n in numbers:
         inner = axis(f"{old.arg}_r{n - numbers[0]}", size)
         blocks[n] = _row_tiled(blocks[n], old, outer, inner, rooms)
@@ -175,12 +176,12 @@ def chunked(
     (s,) = r.states
     old = next(a for a in r.axes if a.arg == directive.axis)
     size = directive.size
-    number = axis(f"{old.arg}_b", _count(axis_size(old), size))
+    number = axis(f"{old.arg}_b", count_of(axis_size(old), size))
     place = axis(f"{old.arg}_i", size)
     whole = bounds.pop(old.arg, None)
     if whole is not None:
         bounds[number.arg], bounds[place.arg] = whole.parts(size), whole.within(size, number)
-    elif (rest := _rest(axis_size(old), size, number)) is not None:
+    elif (rest := rest_of(axis_size(old), size, number)) is not None:
         bounds[place.arg] = rest
     total = Temporary(name, s.dtype, tuple(axis_size(a) for a in block.axes), len(common))
     position = add(multiply(number, constant(size)), place)

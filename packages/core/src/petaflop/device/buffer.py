@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class Buffer:
 
     __slots__ = (
         "__weakref__",
-        "_finalizer",
+        "_owned",
         "backend",
         "base",
         "handle",
@@ -40,6 +40,7 @@ class Buffer:
     )
 
     def __init__(self, backend: Backend, size: int, handle: Any = None, keep: Any = None) -> None:
+        self._owned = False  # until there is something to free
         self.backend, self.size, self.offset = backend, size, 0
         self.base: Buffer | None = None
         self.keep = keep
@@ -48,14 +49,20 @@ class Buffer:
         self.overwritten, self.replayed = "", False
         if handle is None:
             self.handle = backend.allocate(max(size, 1))
-            self._finalizer = weakref.finalize(self, _release, backend, self.handle, size, id(self))
-            self._finalizer.atexit = False
+            self._owned = True
             _usage["bytes"] += size
             _usage["peak"] = max(_usage["peak"], _usage["bytes"])
             if profile.recorders:
                 profile.record_allocation(id(self), size)
         else:
             self.handle = handle
+
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self._owned and not finalizing():  # the end of the process frees everything
+            _usage["bytes"] -= self.size
+            if profile.recorders:
+                profile.record_free(id(self), self.size)
+            self.backend.free(self.handle)
 
     def part(self, offset: int, size: int) -> Buffer:
         """`size` bytes of this buffer from `offset` on."""
@@ -105,13 +112,6 @@ class SharedMemory:
     def array(self) -> np.ndarray[Any, Any]:
         """The bytes, as an array whose base is this object."""
         return np.asarray(self)
-
-
-def _release(backend: Backend, handle: Any, size: int, identity: int) -> None:
-    _usage["bytes"] -= size
-    if profile.recorders:
-        profile.record_free(identity, size)
-    backend.free(handle)
 
 
 def memory_in_use() -> int:

@@ -17,6 +17,7 @@ __all__ = [
     "Fuse",
     "Join",
     "Nest",
+    "Panel",
     "Plan",
     "Restrict",
     "Rewrite",
@@ -105,6 +106,24 @@ class Stage:
 
     def __str__(self) -> str:
         return f"stage factor {self.operand} of block {self.block} as [{', '.join(self.axes)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Compute factor 0 or 1 of the product that `block`, a nest of its own, sums up for `size` tiles at once.
+
+    A new block before it in the nest packs the panels of tiles along `axis`, which Tile made. `axis_b`, the
+    number of such a run, becomes common to both, after the other axes of the factor; `axis_i` is the place in
+    it. The axes of the new block have `_p` at their ends.
+    """
+
+    block: int
+    operand: int
+    axis: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"panel of factor {self.operand} of block {self.block} for {self.size} of {self.axis}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +217,7 @@ class StageRows:
         return f"stage factor {self.operand} of block {self.block} for a tile of rows"
 
 
-Rewrite = Join | Tile | Stage | Window | SplitReduce | Rows | Restrict | StageRows | Chunk
+Rewrite = Join | Tile | Stage | Panel | Window | SplitReduce | Rows | Restrict | StageRows | Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +266,22 @@ class Plan:
         return "\n".join(lines)
 
 
-_KINDS = (Chunk, Fuse, Join, Nest, Plan, Restrict, Rows, Split, SplitReduce, Stage, StageRows, Tile, Window)
+_KINDS = (
+    Chunk,
+    Fuse,
+    Join,
+    Nest,
+    Panel,
+    Plan,
+    Restrict,
+    Rows,
+    Split,
+    SplitReduce,
+    Stage,
+    StageRows,
+    Tile,
+    Window,
+)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 
 

@@ -349,22 +349,31 @@ def _modulo(emit: Emit, expr: Expr, names: list[str], width: int) -> str:
     return emit.line(f"sub {kind} {names[0]}, {emit.line(f'mul {kind} {quotient}, {names[1]}')}")
 
 
-def _extreme(float_test: str, integer_test: str) -> Operation:
+def _extreme(test: str) -> Operation:
+    """The larger ("gt") or the smaller ("lt")."""
+
     def operation(emit: Emit, expr: Expr, names: list[str], width: int) -> str:
         dtype, (a, b) = expr.dtype, names
         kind, flag = register_type(dtype, width), vector("i1", width)
         if dtype is bool_:
-            return emit.line(f"{'or' if integer_test == 'gt' else 'and'} {flag} {a}, {b}")
-        if dtype.kind == "f":  # b where b is NaN; then a where a is
-            test = emit.line(f"fcmp {float_test} {kind} {a}, {b}")
-            chosen = emit.line(f"select {flag} {test}, {kind} {a}, {kind} {b}")
-            nan = emit.line(f"fcmp uno {kind} {a}, {a}")
-            return emit.line(f"select {flag} {nan}, {kind} {a}, {kind} {chosen}")
-        sign = "s" if dtype.kind == "i" else "u"
-        test = emit.line(f"icmp {sign}{integer_test} {kind} {a}, {b}")
-        return emit.line(f"select {flag} {test}, {kind} {a}, {kind} {b}")
+            return emit.line(f"{'or' if test == 'gt' else 'and'} {flag} {a}, {b}")
+        if dtype.kind != "f":
+            chosen = emit.line(f"icmp {'s' if dtype.kind == 'i' else 'u'}{test} {kind} {a}, {b}")
+            return emit.line(f"select {flag} {chosen}, {kind} {a}, {kind} {b}")
+        if _is_number(expr.args[1]):
+            a, b = b, a
+        if _is_number(limit := expr.args[0]) or _is_number(limit := expr.args[1]):  # b where b is NaN
+            at_zero = f"{test[0]}e" if limit.arg == 0.0 else test  # of two zeros the constant one
+            chosen = emit.line(f"fcmp o{at_zero} {kind} {a}, {b}")
+            return emit.line(f"select {flag} {chosen}, {kind} {a}, {kind} {b}")
+        name = f"llvm.{'maximum' if test == 'gt' else 'minimum'}.{_suffix(scalar_type(dtype), width)}"
+        return emit.line(f"call nsz {kind} @{name}({kind} {a}, {kind} {b})")  # NaN where either is
 
     return operation
+
+
+def _is_number(expr: Expr) -> bool:
+    return expr.op is Op.CONST and expr.arg == expr.arg
 
 
 def _compare(on_float: str, on_signed: str, on_unsigned: str) -> Operation:
@@ -427,8 +436,8 @@ OPERATIONS: dict[Any, Operation] = {
     Native.SUB: _arithmetic("fsub", "sub", "xor"),
     Op.DIV: _divide,
     Native.MOD: _modulo,
-    Op.MAX: _extreme("ogt", "gt"),
-    Native.MIN: _extreme("olt", "lt"),
+    Op.MAX: _extreme("gt"),
+    Native.MIN: _extreme("lt"),
     Op.LT: _compare("olt", "slt", "ult"),
     Op.NE: _compare("une", "ne", "ne"),
     Op.AND: _arithmetic("and", "and", "and"),

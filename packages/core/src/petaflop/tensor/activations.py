@@ -57,8 +57,8 @@ class Activations(Reductions):
             return self._rounded_once(x * (formulas.erf(x * math.sqrt(0.5)) + 1) * 0.5)
         if approximate != "tanh":
             raise ArgumentError(f"gelu: expected approximate none or tanh, got {approximate!r}")
-        inner = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
-        return self._rounded_once(x * (formulas.tanh(inner) + 1) * 0.5)
+        twice = (x + x * x * x * 0.044715) * math.sqrt(8 / math.pi)
+        return self._rounded_once(x * formulas.sigmoid(twice))  # (1 + tanh u)/2, and exact where it is small
 
     def quick_gelu(self) -> Self:
         """x · sigmoid(1.702 x)."""

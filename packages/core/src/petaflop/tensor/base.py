@@ -37,13 +37,13 @@ from petaflop.tensor.watch import Watched
 
 __all__ = ["Operand", "TensorBase", "broadcast_shapes", "live_tensors"]
 
-_live: weakref.WeakValueDictionary[int, TensorBase] = weakref.WeakValueDictionary()
+_live: set[weakref.ref[TensorBase]] = set()  # in C all the way, which a WeakSet is not
 _leaves: weakref.WeakKeyDictionary[Node, weakref.ref[TensorBase]] = weakref.WeakKeyDictionary()
 
 
 def live_tensors() -> list[TensorBase]:
     """Every tensor that somebody still holds."""
-    references = _live.valuerefs()  # one list() of a dict: safe while other threads add tensors
+    references = list(_live)  # safe while other threads add tensors
     return [tensor for reference in references if (tensor := reference()) is not None]
 
 
@@ -82,7 +82,7 @@ class TensorBase(Watched):
     def _set(self, node: Node, device: str | None) -> None:
         self._begin(node)
         self._device, self._leaf = node.device or device, False
-        _live[id(self)] = self
+        _live.add(weakref.ref(self, _live.discard))
 
     @classmethod
     def _from_node(cls, node: Node, device: str | None = None) -> Self:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from petaflop.dtype import DType, float32, float64
 
-__all__ = ["polynomial"]
+__all__ = ["polynomial", "rational"]
 
 # (erf(√z) / √z on z in [0, 1]; the others likewise, z = x²)
 _TABLE: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -63,6 +63,26 @@ _TABLE: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
         (1 / 21, 1 / 19, 1 / 17, 1 / 15, 1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3),
     ),
 }  # fmt: skip
+
+
+# x · P(z)/Q(z) in float32, z = x²; it passes 1 at the first number, from where on the function is 1
+_RATIONAL: dict[str, tuple[float, tuple[float, ...], tuple[float, ...]]] = {
+    "tanh": (
+        9.305,
+        (1.426872064e-8, 2.125071914e-5, 0.003534008879, 0.1341323244, 0.9999999883),
+        (8.144928001e-7, 0.0003348834129, 0.02602268491, 0.4674655521, 1.0),
+    ),
+    "erf": (
+        4.033,
+        (2.151034846e-6, 0.0002864999326, 0.003614812233, 0.05230989742, 0.1862439061, 1.128379154),
+        (3.921303241e-5, 0.001135031421, 0.01466674135, 0.1124895374, 0.4983873207, 1.0),
+    ),
+}
+
+
+def rational(name: str) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    """Where the quotient passes 1, and the coefficients of P and Q, highest power first."""
+    return _RATIONAL[name]
 
 
 def polynomial(name: str, dtype: DType) -> tuple[float, ...]:
