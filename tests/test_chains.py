@@ -210,11 +210,17 @@ def _triangle(x: Any, a: Any, b: Any) -> Any:
     return (scores.tril() if isinstance(scores, Tensor) else np.tril(scores)) @ b
 
 
+def _read_again(x: Any, a: Any, b: Any) -> Any:
+    scores = x @ a
+    return ((scores.softmax() if isinstance(scores, Tensor) else softmax(scores)) + scores * 0.25) @ b
+
+
 OTHERS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "two layers": _two_layers,
     "a weighted mean by hand": _weights_by_hand,
     "two layers with a norm": _normalized,
     "a triangle of products": _triangle,
+    "scores that are read again": _read_again,
 }
 
 
