@@ -18,7 +18,7 @@ from petaflop.codegen.roles import Roles, loads_below, roles_of, walks
 from petaflop.codegen.shift import OTHER
 from petaflop.dtype import to_dtype
 from petaflop.graph.symbolic import TRUE, Expr, Leaf
-from petaflop.ir.kernel import Block, Kernel, axes_of
+from petaflop.ir.kernel import Block, Kernel, axes_of, axis_size
 from petaflop.ir.plan import Fuse, Matrix, Rewrite, Shift, Split, Stage, Tile
 from petaflop.ir.target import MatrixInstruction, Target
 
@@ -267,7 +267,8 @@ def _rows_as_they_are(product: Product, row: MatrixInstruction) -> bool:
     summary, roles = product.summaries[0], product.roles
     steps = [x.strides.get(roles.m[-1], 0) * x.itemsize for x in loads_below(summary, factor)]
     far = any(step and step % FAR == 0 for step in steps) and product.n > 8 * product.tile_n
-    whole = product.k % row.k == 0 and product.m % (product.tile_m if row.m > 1 else 1) == 0
+    fixed = all(isinstance(axis_size(a), int) for a in (*roles.m, *roles.k))
+    whole = fixed and product.k % row.k == 0 and product.m % (product.tile_m if row.m > 1 else 1) == 0
     return walks(summary, factor, roles.k, 1) and whole and not far
 
 
