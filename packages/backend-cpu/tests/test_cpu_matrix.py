@@ -24,8 +24,8 @@ from petaflop.config import overrides
 from petaflop.dtype import DType, bfloat16, float32, int8, int32, uint8
 from petaflop.errors import CompileError
 from petaflop.graph.ops import Op
-from petaflop.graph.symbolic import Expr, constant
-from petaflop.ir.kernel import Block, Kernel, Store, axis, load, reduction, state, value
+from petaflop.graph.symbolic import Expr, Variable, constant
+from petaflop.ir.kernel import Block, Kernel, Store, axis, axis_size, load, reduction, state, value
 from petaflop.ir.loops import Deposit, Fetch, For, Loops, Multiply, Statement
 from petaflop.ir.plan import Plan
 from petaflop.ir.target import Target
@@ -58,7 +58,7 @@ def product(
         read = load(name, (*outer, *place), dtype)
         read = start(read) if name == "a" else read
         factors.append(read if dtype is wide else value(Op.CAST, read, dtype=wide))
-        shape = tuple(int(a.args[0].arg) for a in place)
+        shape = tuple(axis_size(a) for a in place)
         arguments.append(reads(name, (*room, *shape), dtype))
     total = reduction("s", Op.ADD, value(Op.MUL, *factors), (k,))
     result = finish(state("s", wide), n)
@@ -237,6 +237,29 @@ def test_bytes_of_the_other_signedness_are_shifted(
     result = np.zeros((40, 40), np.int32)
     execute(kernel, with_ends, [result], default_plan(kernel, only(name)))
     assert np.array_equal(result, exact(with_ends, "nt")[0])
+
+
+@pytest.mark.parametrize("dtype", [bfloat16, int8], ids=str)
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("turned", ["nn", "nt", "tn"])
+def test_one_kernel_serves_every_size(place: int, dtype: DType, turned: str) -> None:
+    """m, n or k is a Variable; where it is a stride in memory another plan serves."""
+    fixed = turned in (("nn", "nt"), ("nt",), ("tn",))[place]
+    variable = Variable("t", 1, 4096)
+    for name in [row for row in NAMES[dtype, dtype] if row in HOST]:
+        given: list[Any] = [64, 96, 128]
+        given[place] = variable
+        kernel = replace(product(tuple(given), (dtype, dtype), turned), variables=(variable,))  # type: ignore[arg-type]
+        plan = default_plan(kernel, only(name))
+        assert (f"matrix {name} " in str(plan)) == fixed
+        for size in (1, 31, 64, 65, 200):
+            m, n, k = (size if number == place else int(x) for number, x in enumerate((64, 96, 128)))
+            shapes = ((m, k) if turned[0] == "n" else (k, m)), ((k, n) if turned[1] == "n" else (n, k))
+            inputs = [numbers(shape, dtype) for shape in shapes]
+            result = np.full((m, n), 77, WIDE[dtype].numpy)
+            execute(kernel, inputs, [result], plan, [size])
+            expected, sizes = exact(inputs, turned)
+            assert np.max(np.abs(result - expected) / np.maximum(sizes, 1e-30)) <= 2.0**-20
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -18,7 +18,7 @@ from petaflop.codegen.roles import Roles, loads_below, roles_of, walks
 from petaflop.codegen.shift import OTHER
 from petaflop.dtype import to_dtype
 from petaflop.graph.symbolic import TRUE, Expr, Leaf
-from petaflop.ir.kernel import Block, Kernel, axes_of
+from petaflop.ir.kernel import Block, Kernel, axes_of, axis_size
 from petaflop.ir.plan import Fuse, Matrix, Rewrite, Shift, Split, Stage, Tile
 from petaflop.ir.target import MatrixInstruction, Target
 
@@ -48,8 +48,9 @@ class _Choice:
 class _Shape:
     """How the loops stand: axes by role, what is packed, and where the columns are.
 
-    Columns are packed `inside` the product's nest, a `run` of tiles at a time (1: each tile on its own), or
-    else all of them beforehand. `rows_outside` says that the loop over rows stands outside that over columns.
+    Columns are packed in the product's nest, a `run` of tiles at a time (1: each tile on its own), where
+    `inside` is "columns", and rows tile by tile where it is "rows"; else beforehand. `rows_outside` says that
+    the loop over rows stands outside that over columns.
     """
 
     m: str
@@ -58,7 +59,7 @@ class _Shape:
     twice: bool  # whether k is cut into steps of the instruction and these into groups
     pack_rows: bool
     run: int
-    inside: bool
+    inside: str
     rows_outside: bool
 
     @property
@@ -160,7 +161,8 @@ def _tiles(row: MatrixInstruction, sizes: tuple[int, int, int], target: Target) 
             if held > registers or beyond:
                 continue
             fetched = (rows * row.m + columns * row.k // row.group) / 2  # two loads in a cycle
-            step = max(rows * columns * row.cycles, fetched, 4.0)
+            busy = rows * columns * row.cycles
+            step = busy + 1.5 * fetched if row.tiles else max(busy, fetched, 4.0)
             count = ceil_div(m, rows * row.m) * ceil_div(n, columns * row.n) * ceil_div(k, row.k)
             if (cycles := count * (step + 0.3)) < best.cycles:
                 best = _Choice(row, rows, columns, cycles)
@@ -174,20 +176,28 @@ def _plan(first: int, product: Product, choice: _Choice, target: Target) -> Cont
     m, n = (joined(axes, numbers, rewrites) for axes in (roles.m, roles.n))
     shape = _shape(m, n, product, row, target)
     rewrites += _tiles_of(numbers, shape, product, row)
-    packs = [_pack_rows(first, product, row, shape, rewrites)] if shape.pack_rows else []
-    columns = _pack_columns(first + len(packs), product, row, shape, rewrites)
-    packs += [] if shape.inside else [columns]
+    packs: list[Pack] = []
+    fuse: tuple[Fuse, ...] = ()
+    split: list[Split] = []
+    sides = (("rows", _pack_rows), ("columns", _pack_columns))
+    for side, pack in sorted(sides, key=lambda side: side[0] == shape.inside):
+        if side == "columns" or shape.pack_rows:
+            made = pack(first + len(packs), product, row, shape, rewrites)
+            if shape.inside == side:
+                fuse, split = made[0], list(made[1])
+            else:
+                packs.append(made)
 
     speed = row.m * row.n * row.k / row.cycles / _flat(target)
     work = int(TASK_WORK * max(1.0, speed))
     wide = replace(product, vectors=product.vectors * shape.run)
     rows_fit = _fitting(target.l2_bytes // 2, product.k, row, product.tile_m)
     rows_fit = product.tile_m if shape.rows_outside else rows_fit
-    tasks = tasks_of(wide, rows_fit, False, work, along_m=not shape.inside)
+    tasks = tasks_of(wide, rows_fit, False, work, along_m=shape.inside != "columns")
     bind = "loop" if row.tiles else "unroll"
     vector = ((bind, product.tile_n), ("vector", row.n)) if choice.columns > 1 else (("vector", row.n),)
     rows = (bind, product.tile_m)
-    split = [*tasks.outer, Split(shape.columns[0], thread(tasks.n, tasks.n_step))]
+    split += [*tasks.outer, Split(shape.columns[0], thread(tasks.n, tasks.n_step))]
     split.append(Split(shape.columns[-1], vector))
     if shape.pack_rows:
         split += [Split(shape.rows[0], thread(tasks.m, tasks.m_step)), Split(shape.rows[1], (rows,))]
@@ -199,7 +209,7 @@ def _plan(first: int, product: Product, choice: _Choice, target: Target) -> Cont
     order = _order(shape, tasks.m, tasks.n)
     matrix = Matrix(row.name, shape.rows[-1], shape.columns[-1], shape.steps)
     return Contraction(
-        tuple(rewrites), len(packs), (), tuple(s for s in split if s.levels), order, matrix, tuple(packs)
+        tuple(rewrites), len(packs), fuse, tuple(s for s in split if s.levels), order, matrix, tuple(packs)
     )
 
 
@@ -209,28 +219,32 @@ def _fitting(room: int, k: int, row: MatrixInstruction, tile: int) -> int:
 
 
 def _shape(m: str, n: str, product: Product, row: MatrixInstruction, target: Target) -> _Shape:
-    """Keep the columns in the second cache while all rows pass by, if they fit; else pack runs of them just
-    before all rows pass by, if those fit; else pack them beforehand, and let parts of the rows stay."""
-    k, outer = product.k, product.roles.outer
-    alone = len(product.blocks) == 1 and set(outer) <= axes_of((product.factors[product.roles.columns],))
+    """Keep the columns in the second cache while all rows pass by, if they fit, and pack a tile of rows just
+    before it does; else pack runs of columns just before all rows pass by, if those fit; else pack both
+    beforehand, and let parts of the rows stay."""
+    k, outer, pack_rows = product.k, product.roles.outer, not _rows_as_they_are(product, row)
+    around = [set(outer) <= axes_of((product.factors[side],)) for side in (0, 1)]
+    alone = len(product.blocks) == 1 and around[product.roles.columns]
     few_columns = product.n <= _fitting(target.l2_bytes // 2, k, row, product.tile_n)
     few_rows = product.m <= _fitting(target.l2_bytes // 2, k, row, product.tile_m)
     tiles = ceil_div(product.n, product.tile_n)
-    run, inside = 1, False
+    run, inside = 1, ""
     if alone and few_columns and points(outer) >= MANY:
-        run, inside = tiles, True
-    elif alone and few_rows and not few_columns:
+        run, inside = tiles, "columns"
+    elif few_columns:
+        inside = "rows" if pack_rows and len(product.blocks) == 1 and around[product.roles.rows] else ""
+    elif alone and few_rows:
         fit = _fitting(target.l2_bytes // 2, k, row, product.tile_n) // product.tile_n
-        run, inside = min(RUN, fit, ceil_div(tiles, MANY)), True
+        run, inside = min(RUN, fit, ceil_div(tiles, MANY)), "columns"
     return _Shape(
         m,
         n,
         product.roles.k[0].arg,
         row.group < row.k,
-        not _rows_as_they_are(product, row),
+        pack_rows,
         run,
         inside,
-        few_columns or inside,
+        few_columns or inside == "columns",
     )
 
 
@@ -239,9 +253,9 @@ def _order(shape: _Shape, m_tasks: bool, n_tasks: bool) -> tuple[str, ...]:
     read together."""
     first, rows = f"{shape.columns[0]}.{int(n_tasks)}", f"{shape.rows[0]}.{int(m_tasks)}"
     if shape.run > 1:
-        pack = (f"{shape.k}_t.0", f"{shape.k}_t.1", *(f"{name}.0" for name in shape.steps[:-1]))
+        pack = tuple(f"{name}_p.0" for name in (f"{shape.k}_t", *shape.steps[:-1], shape.columns[1]))
         return (first, *pack, rows, f"{shape.columns[1]}.0")
-    return (rows, first) if shape.rows_outside and not shape.inside else (first, rows)
+    return (rows, first) if shape.rows_outside and shape.inside != "columns" else (first, rows)
 
 
 def _tiles_of(
@@ -267,7 +281,8 @@ def _rows_as_they_are(product: Product, row: MatrixInstruction) -> bool:
     summary, roles = product.summaries[0], product.roles
     steps = [x.strides.get(roles.m[-1], 0) * x.itemsize for x in loads_below(summary, factor)]
     far = any(step and step % FAR == 0 for step in steps) and product.n > 8 * product.tile_n
-    whole = product.k % row.k == 0 and product.m % (product.tile_m if row.m > 1 else 1) == 0
+    fixed = all(isinstance(axis_size(a), int) for a in (*roles.m, *roles.k))
+    whole = fixed and product.k % row.k == 0 and product.m % (product.tile_m if row.m > 1 else 1) == 0
     return walks(summary, factor, roles.k, 1) and whole and not far
 
 
@@ -285,10 +300,13 @@ def _pack_columns(
     *blocked, last = shape.steps
     *tiles, place = shape.columns
     axes = (*around, *tiles, f"{shape.k}_t", *blocked, place, last)
-    shared = len(around) + 1 if shape.inside else 0
+    inside = shape.inside == "columns"
+    shared = len(around) + 1 if inside else 0
     rewrites.append(Stage(number, operand, axes, row.b_dtype, together=True, shared=shared))
-    lanes = Split(place, (("vector", row.n),))
-    return (), _shared_out(product, operand, tiles[0], product.n, product.tile_n, lanes)
+    lanes = (("vector", row.n),)
+    if inside:
+        return (), (Split(f"{place}_p", lanes),)
+    return (), _shared_out(product, operand, tiles[0], product.n, product.tile_n, Split(place, lanes))
 
 
 def _pack_rows(
@@ -299,14 +317,21 @@ def _pack_rows(
     along = walks(product.summaries[0], product.factors[operand], product.roles.k, 1)
     *blocked, last = shape.steps
     tiles, place = shape.rows
-    axes = (*_around(product, operand), tiles, f"{shape.k}_t", place, *blocked, last)
-    rewrites.append(Stage(number, operand, axes, row.a_dtype, together=not along))
+    around = _around(product, operand)
+    axes = (*around, tiles, f"{shape.k}_t", place, *blocked, last)
+    inside = shape.inside == "rows"
+    shared = len(around) + 1 if inside else 0
+    rewrites.append(Stage(number, operand, axes, row.a_dtype, together=not along, shared=shared))
+    own = "_p" if inside else ""
     fuse: tuple[Fuse, ...] = ()
-    lanes = Split(place, (("vector", min(16, product.tile_m & -product.tile_m)),))
+    lanes = Split(f"{place}{own}", (("vector", min(16, product.tile_m & -product.tile_m)),))
     if along:
-        fuse = (Fuse(shape.steps, "_".join(shape.steps)),) if shape.twice else ()
-        lanes = Split(fuse[0].into if fuse else last, (("vector", row.k),))
-    return fuse, _shared_out(product, operand, tiles, product.m, product.tile_m, lanes)
+        steps = tuple(f"{name}{own}" for name in shape.steps)
+        fuse = (Fuse(steps, "_".join(steps)),) if shape.twice else ()
+        lanes = Split(fuse[0].into if fuse else steps[-1], (("vector", row.k),))
+    return fuse, (lanes,) if inside else _shared_out(
+        product, operand, tiles, product.m, product.tile_m, lanes
+    )
 
 
 def _shared_out(

@@ -235,6 +235,8 @@ def _stage(
     block = with_factor(block, operand, read)
     if directive.shared:
         first = axes[: directive.shared]
+        own = {a: axis(f"{a.arg}_p", axis_size(a)) for a in pack.axes[directive.shared :]}
+        pack = pack.map(dict(own))
         block = replace(block, axes=(*first, *(a for a in block.axes if a not in first)))
         blocks[directive.block : directive.block + 1] = [pack, block]
         sizes[_nest_of(directive.block, sizes)[0]] += 1

@@ -103,8 +103,8 @@ class Stage:
     A panel has room for whole tiles; what is outside a ragged axis is 0. With a `dtype` it holds the factor
     as it was before it was cast from that dtype. Where `together`, one point of the new block stores all that
     the last axis runs over. The new block stands before `block`: in a nest of its own, or with `shared` in
-    the same nest, whose first axes become those first `shared` ones, and the panel holds what a point of
-    these needs.
+    the same nest, whose first axes become those first `shared` ones: then the panel holds what a point of
+    these needs, and the other axes of the new block have `_p` at their ends.
     """
 
     block: int

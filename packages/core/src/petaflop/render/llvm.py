@@ -27,13 +27,14 @@ from petaflop.ir.loops import (
     Phase,
     Statement,
     Store,
-    walk,
 )
 from petaflop.ir.target import Target
 from petaflop.render.llvm_divide import LEAST_LANES, quotient_function
+from petaflop.render.llvm_masks import below
 from petaflop.render.llvm_matrix import deposit, fetch, fragments, multiply, release, tile_registers
 from petaflop.render.llvm_memory import load, store
 from petaflop.render.llvm_ops import OPERATIONS, literal, memory_type, register_type, splat, vector
+from petaflop.render.llvm_uses import buffers_used, unseen
 from petaflop.render.llvm_values import Address, Value
 from petaflop.render.llvm_words import in_words, store_words
 
@@ -132,7 +133,7 @@ class Function:
 
     def _body(self) -> list[str]:
         every = {*(name for name, _ in self.loops.arguments), *(memory.name for memory in self.loops.memory)}
-        used = every if len(self.loops.phases) == 1 else _buffers_used(self.phase)
+        used = every if len(self.loops.phases) == 1 else buffers_used(self.phase)
         for position, (name, _) in enumerate(self.loops.arguments):
             if name in used:
                 self.pointers[name] = self._load_pointer(position)
@@ -306,7 +307,7 @@ class Function:
         """The axes and names that `expr` depends on, and the buffers that it reads."""
         found = self._leaves.get(expr)
         if found is None:
-            for part in _unseen(expr, self._leaves):
+            for part in unseen(expr, self._leaves):
                 leaves: dict[Expr, None] = {part: None} if part.op in _NAMED else {}
                 buffers: set[str] = {part.arg[0]} if part.op is Leaf.LOAD else set()
                 if part.op is not Leaf.AXIS:
@@ -414,6 +415,8 @@ class Function:
         if by_one and expr.dtype is float32 and self.has_fma:
             lanes, divisor = (values[arg].name for arg in expr.args)
             return self._quotient(lanes, divisor, width), width
+        if expr.op is Op.LT and width > 1 and (mask := below(self, expr)):
+            return mask, width
         names = [self.widen(values[arg], arg.dtype, width) for arg in expr.args]
         return OPERATIONS[expr.op](self, expr, names, width), width
 
@@ -484,6 +487,14 @@ class Function:
             base = found.name
         return self.line(f"getelementptr {element}, ptr {base}, i64 {constant}") if constant else base
 
+    def total(self, uniform: list[tuple[Value, int]]) -> str:
+        """The sum of uniform values times their factors, where the last of them is known."""
+        level = max(value.level for value, _ in uniform)
+        before = self._at(level)
+        name = self._sum(tuple((value.name, factor) for value, factor in uniform), level)
+        self.lines = before
+        return name
+
     def _sum(self, terms: tuple[tuple[str, int], ...], level: int) -> str:
         found = self._find(terms)
         if found is None:
@@ -507,48 +518,6 @@ _STATEMENTS: dict[type, Callable[[Function, Any], None]] = {
     Multiply: multiply,
     Deposit: deposit,
 }
-
-
-def _unseen(root: Expr, seen: dict[Expr, Any]) -> list[Expr]:
-    """Expressions below `root` that are not in `seen`, arguments first."""
-    order: list[Expr] = []
-    stack = [(root, False)]
-    entered: set[Expr] = set()
-    while stack:
-        expr, ready = stack.pop()
-        if ready:
-            order.append(expr)
-        elif expr not in seen and expr not in entered:
-            entered.add(expr)
-            stack.append((expr, True))
-            stack.extend((arg, False) for arg in expr.args)
-    return order
-
-
-def _buffers_used(phase: Phase) -> set[str]:
-    used: set[str] = set()
-    seen: dict[Expr, Any] = {}
-    for segment in phase.segments:
-        for statement in walk(segment.body):
-            roots: tuple[Expr, ...] = ()
-            if isinstance(statement, Store):
-                used.add(statement.buffer)
-                roots = (statement.offset, statement.value, statement.valid)
-            elif isinstance(statement, (Fetch, Deposit)):
-                used.add(statement.buffer)
-                roots = (statement.offset,)
-            elif isinstance(statement, Let):
-                roots = (statement.value,)
-            elif isinstance(statement, If):
-                roots = (statement.condition,)
-            elif isinstance(statement, For):
-                roots = (statement.start, statement.stop)
-            for root in roots:
-                for expr in _unseen(root, seen):
-                    seen[expr] = True
-                    if expr.op is Leaf.LOAD:
-                        used.add(expr.arg[0])
-    return used
 
 
 def _type_of(operand: str) -> str:
