@@ -12,6 +12,8 @@ import pytest
 from petaflop import Tensor, jit
 from petaflop.config import overrides
 from petaflop.device.registry import get_backend
+from petaflop.graph.node import Node, toposort
+from petaflop.graph.ops import Op
 from petaflop.plugins.scheme import QuantScheme
 from petaflop.realize import to_host
 from petaflop.state import safe_load, safe_save
@@ -28,6 +30,12 @@ Shape = tuple[int, ...]
 
 def tensors_of(planes: Mapping[str, Array], device: str) -> dict[str, Tensor]:
     return {name: Tensor(array, device=device).realize() for name, array in planes.items()}
+
+
+def constants_of(root: Node) -> dict[Node, Array]:
+    """The memory that an expression reads besides its planes, such as a table of levels."""
+    leaves = toposort([root], through_realized=True)
+    return {node: to_host(node) for node in leaves if node.op is Op.BUFFER}
 
 
 def test_dequantize_is_unpack(scheme: QuantScheme, shapes: list[Shape], device: str) -> None:
@@ -75,7 +83,8 @@ def test_fused_product_is_unfused(scheme: QuantScheme, shapes: list[Shape], devi
     for fuse in (True, False):
         tensors, left = tensors_of(planes, device), Tensor(x, device=device).realize()
         product = left @ scheme.dequantize(tensors, shape).transpose(0, 1)
-        inputs = {tensors[name].node: array for name, array in planes.items()} | {left.node: x}
+        given = {tensors[name].node: array for name, array in planes.items()} | {left.node: x}
+        inputs = constants_of(product.node) | given
         expected = Oracle(inputs, policy_of(get_backend(device), "full"))(product.node)
         with overrides(fuse=fuse):
             product.realize()

@@ -1,0 +1,34 @@
+"""The formats and encoders of this package by name; each is made once, when it is first asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+
+from petaflop.plugin_api import Encoder, QuantScheme
+
+__all__ = ["ENCODERS", "FORMATS", "own_encoder", "own_format"]
+
+_FORMATS = {
+    "plain": ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
+    "two_level": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    "table": ("IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"),
+}
+FORMATS = {each.lower(): (module, each) for module, names in _FORMATS.items() for each in names}
+ENCODERS: dict[str, tuple[str, str]] = {}
+
+
+@cache
+def own_format(name: str) -> QuantScheme:
+    """A format of this package."""
+    module, kind = FORMATS[name]
+    made: QuantScheme = getattr(import_module(f"petaflop_quant.formats.{module}"), kind)()
+    return made
+
+
+@cache
+def own_encoder(name: str) -> Encoder:
+    """An encoder of this package."""
+    module, kind = ENCODERS[name]
+    made: Encoder = getattr(import_module(f"petaflop_quant.encoders.{module}"), kind)()
+    return made
