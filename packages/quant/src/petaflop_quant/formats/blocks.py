@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from petaflop import Tensor
-from petaflop.plugin_api import DTYPES, Plane, QuantScheme, ShapeError
+from petaflop.plugin_api import DTYPES, Plane, QuantScheme, SchemeFile, ShapeError
 from petaflop_quant.bits import Bits, express, read, write
 
 __all__ = ["HALF_LIMIT", "BlockFormat", "Field", "half_error"]
@@ -51,6 +51,13 @@ class BlockFormat(QuantScheme):
     codes: ClassVar[tuple[Bits, ...]] = ()
     levels: ClassVar[int | tuple[float, ...]] = 0
     gguf_type: ClassVar[int] = -1
+
+    @property
+    def files(self) -> tuple[SchemeFile, ...]:  # type: ignore[override]
+        """GGUF, where it has the format."""
+        from petaflop_quant.files.gguf import GGUF
+
+        return (GGUF(self),) if self.gguf_type >= 0 else ()
 
     @property
     def size(self) -> int:

@@ -77,6 +77,7 @@ class IQ4_XS(TwoLevel):
     """IQ4_NL's levels under scales of 6 bits around 32, in parts of 32; loaded only."""
 
     name, block, bits_per_weight, gguf_type, levels, parts = "iq4_xs", (256,), 4.25, 23, IQ4, 8
+    fallback = "iq4_nl"
     fields = (
         Field("d", "float16", 1),
         Field("scales_h", "uint8", 2),

@@ -61,6 +61,7 @@ class Q3_K(TwoLevel):
     """Codes of 3 bits around 4, scales of 6 bits around 32; loaded only."""
 
     name, block, bits_per_weight, gguf_type, levels = "q3_k", (256,), 3.4375, 11, 4
+    fallback = "iq4_nl"
     fields = (Field("hmask", "uint8", 32), Field("qs", "uint8", 64), Field("scales", "uint8", 12), _D)
     codes = (Bits("qs", 2, outer=2, lanes=32), Bits("hmask", 1, outer=1, lanes=32, at=2))
     scale_bits = (
@@ -81,6 +82,7 @@ class Q6_K(TwoLevel):
     """Codes of 6 bits around 32, scales of 8 bits."""
 
     name, block, bits_per_weight, gguf_type, levels = "q6_k", (256,), 6.5625, 14, 32
+    fallback = "q8_0"
     fields = (Field("ql", "uint8", 128), Field("qh", "uint8", 64), Field("scales", "int8", 16), _D)
     codes = (Bits("ql", 4, outer=2, lanes=64), Bits("qh", 2, outer=2, lanes=32, at=4))
 
@@ -138,6 +140,13 @@ class WithMinimums(BlockFormat):
         second = minimums[:, :4] | minimums[:, 4:] >> 4 << 6
         return np.concatenate([first, second, scales[:, 4:] & 15 | (minimums[:, 4:] & 15) << 4], -1)
 
+    def packed(
+        self, codes: Array, unit: Array, least: Array, scales: Array, minimums: Array
+    ) -> dict[str, Array]:
+        """Planes of codes, d, dmin and the small numbers."""
+        small = self.small_bytes(scales.astype(np.uint8), minimums.astype(np.uint8))
+        return self.joined(codes, d=unit, dmin=least, scales=small)
+
     def express_small(self, flat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The same, lazily: uint8[rows, blocks, size] each."""
         plane, each = flat["scales"], self.size // 8
@@ -186,13 +195,6 @@ class Packing(WithMinimums):
         codes = np.rint(codes).clip(0, self.last).astype(np.uint8).reshape(-1, self.size)
         return self.packed(codes, unit, least, scales, minimums)
 
-    def packed(
-        self, codes: Array, unit: Array, least: Array, scales: Array, minimums: Array
-    ) -> dict[str, Array]:
-        """Planes of codes, d, dmin and the small numbers."""
-        small = self.small_bytes(scales.astype(np.uint8), minimums.astype(np.uint8))
-        return self.joined(codes, d=unit, dmin=least, scales=small)
-
     def allowed(self, blocks: Array) -> Array:
         """Half a step of the part, and what is cut off."""
         unit, least, scales, minimums, parts = self._chosen(blocks.astype(np.float32))
@@ -209,6 +211,7 @@ class Q4_K(Packing):
     """Codes of 4 bits, in parts of 32."""
 
     name, block, bits_per_weight, gguf_type, last = "q4_k", (256,), 4.5, 12, 15
+    fallback = "q5_0"
     fields = (_D, _DMIN, Field("scales", "uint8", 12), Field("qs", "uint8", 128))
     codes = (_NIBBLES,)
 
@@ -217,6 +220,7 @@ class Q5_K(Packing):
     """Codes of 5 bits, in parts of 32; the fifth bits stand together."""
 
     name, block, bits_per_weight, gguf_type, last = "q5_k", (256,), 5.5, 13, 31
+    fallback = "q5_1"
     fields = (
         _D,
         _DMIN,
@@ -232,12 +236,18 @@ class Q2_K(WithMinimums):
 
     name, block, bits_per_weight, gguf_type, last = "q2_k", (256,), 2.625, 10, 3
     parts, last_small = 16, 15
+    fallback = "iq4_nl"
     fields = (Field("scales", "uint8", 16), Field("qs", "uint8", 64), _D, _DMIN)
     codes = (Bits("qs", 2, outer=2, lanes=32),)
 
     def small(self, flat: Mapping[str, Array]) -> tuple[Array, Array]:
         """Scales in the low halves, minimums in the high ones."""
         return flat["scales"] & 15, flat["scales"] >> 4
+
+    def small_bytes(self, scales: Array, minimums: Array) -> Array:
+        """The 16 bytes of `small`."""
+        result: Array = scales | minimums << 4
+        return result
 
     def express_small(self, flat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The same, lazily."""

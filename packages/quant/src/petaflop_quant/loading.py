@@ -1,0 +1,92 @@
+"""Files of quantized tensors as dicts of QuantTensors, and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from petaflop import Tensor
+from petaflop.errors import FileFormatError
+from petaflop.plugin_api import Packed
+from petaflop_quant.files import gguf
+from petaflop_quant.files.gguf_header import MetadataValue
+from petaflop_quant.registry import GGUF_FORMATS, own_format
+from petaflop_quant.tensor import QuantTensor
+
+__all__ = ["Loaded", "load", "save"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Path_: TypeAlias = "str | os.PathLike[str]"
+
+
+class Loaded(dict[str, Any]):
+    """Tensors by name, quantized ones as QuantTensors; `metadata` is what the file says besides."""
+
+    def __init__(self, tensors: Mapping[str, Any], metadata: Mapping[str, MetadataValue]) -> None:
+        super().__init__(tensors)
+        self.metadata = dict(metadata)
+
+
+def load(path: Path_, device: str | None = None) -> Loaded:
+    """All tensors of a `.gguf` file: QuantTensors, or Tensors where they are not quantized.
+
+    What stays in memory are the packed planes. FileFormatError, in one line, for a file that is not what it
+    claims, and for scales that are NaN or infinite.
+
+    >>> import numpy as np
+    >>> save("/tmp/petaflop-example.gguf", {"w": quantize(np.eye(32, dtype=np.float32), "q4_0")})
+    >>> load("/tmp/petaflop-example.gguf")["w"]
+    <QuantTensor q4_0[32, 32], 576 bytes>
+    """
+    source = Path(path)
+    reader = _READERS.get(source.suffix.lower())
+    if reader is None:
+        known = ", ".join(_READERS)
+        raise FileFormatError(f"{path}: extension: expected one of {known}, got {source.suffix!r}")
+    return reader(source, device)
+
+
+def _load_gguf(path: Path, device: str | None) -> Loaded:
+    found: dict[str, Any] = {}
+    with gguf.opened(path) as file:
+        for entry in file.header.entries:
+            if entry.type in GGUF_FORMATS:
+                scheme = own_format(GGUF_FORMATS[entry.type])
+                planes = file.planes(entry, scheme)
+                tensors = {name: Tensor.from_numpy(plane, device) for name, plane in planes.items()}
+                found[entry.name] = QuantTensor(scheme, tensors, entry.shape)
+            else:
+                found[entry.name] = Tensor.from_numpy(file.values(entry), device)
+            file.release(entry)
+        return Loaded(found, file.header.metadata)
+
+
+_READERS: dict[str, Callable[[Path, str | None], Loaded]] = {".gguf": _load_gguf}
+
+
+def save(
+    path: Path_, tensors: Mapping[str, Any], metadata: Mapping[str, MetadataValue | str] | None = None
+) -> None:
+    """Write QuantTensors, Tensors and arrays to a `.gguf` file, all of it or nothing.
+
+    `metadata` are texts, or values of a file that was loaded. FileFormatError for a format or dtype that GGUF
+    has not.
+    """
+    if Path(path).suffix.lower() != ".gguf":
+        raise FileFormatError(f"{path}: extension: expected .gguf, got {Path(path).suffix!r}")
+    values = {
+        key: value if isinstance(value, MetadataValue) else gguf.text_value(value)
+        for key, value in (metadata or {}).items()
+    }
+    gguf.write(Path(path), {name: _writable(value) for name, value in tensors.items()}, values)
+
+
+def _writable(value: Any) -> tuple[Any, Any]:
+    if isinstance(value, QuantTensor):
+        planes = {name: plane.numpy() for name, plane in value.planes.items()}
+        return value.scheme, Packed(planes, value.shape)
+    return None, value.numpy() if isinstance(value, Tensor) else value
