@@ -61,8 +61,21 @@ def quantize(values: Any, format: str, encoder: str = "rtn", importance: Array |
     scheme, chosen = format_named(format), encoder_named(encoder)
     if not chosen.supports(scheme):
         raise ArgumentError(f"quantize: expected a format that {encoder} can choose bytes of, got {format}")
+    factors = chosen.factors(scheme, array, importance)
+    if factors is not None:
+        array = array * factors
+        importance = divided(importance, factors, chosen.importance)
     planes = chosen.encode(scheme, array, importance)
-    return QuantTensor(scheme, dict(planes), array.shape)
+    return QuantTensor(scheme, dict(planes), array.shape, factors)
+
+
+def divided(importance: Array | None, factors: Array, kind: str) -> Array | None:
+    """What is known of inputs, once they are divided by factors."""
+    if importance is None:
+        return None
+    if kind == "hessian":
+        return importance / np.outer(factors, factors)
+    return importance / (factors if kind == "largest" else factors**2)
 
 
 def quantize_all(

@@ -12,7 +12,7 @@ import numpy as np
 from petaflop import Tensor
 from petaflop.errors import FileFormatError
 from petaflop.plugin_api import Packed
-from petaflop_quant.files import gguf
+from petaflop_quant.files import gguf, safetensors
 from petaflop_quant.files.gguf_header import MetadataValue
 from petaflop_quant.registry import GGUF_FORMATS, own_format
 from petaflop_quant.tensor import QuantTensor
@@ -32,7 +32,7 @@ class Loaded(dict[str, Any]):
 
 
 def load(path: Path_, device: str | None = None) -> Loaded:
-    """All tensors of a `.gguf` file: QuantTensors, or Tensors where they are not quantized.
+    """All tensors of a `.gguf` or `.safetensors` file: QuantTensors, or Tensors where they are not quantized.
 
     What stays in memory are the packed planes. FileFormatError, in one line, for a file that is not what it
     claims, and for scales that are NaN or infinite.
@@ -65,28 +65,46 @@ def _load_gguf(path: Path, device: str | None) -> Loaded:
         return Loaded(found, file.header.metadata)
 
 
-_READERS: dict[str, Callable[[Path, str | None], Loaded]] = {".gguf": _load_gguf}
+def _load_safetensors(path: Path, device: str | None) -> Loaded:
+    tensors, metadata = safetensors.read(path, device)
+    return Loaded(tensors, {key: gguf.text_value(value) for key, value in metadata.items()})
+
+
+_READERS: dict[str, Callable[[Path, str | None], Loaded]] = {
+    ".gguf": _load_gguf,
+    ".safetensors": _load_safetensors,
+}
 
 
 def save(
     path: Path_, tensors: Mapping[str, Any], metadata: Mapping[str, MetadataValue | str] | None = None
 ) -> None:
-    """Write QuantTensors, Tensors and arrays to a `.gguf` file, all of it or nothing.
+    """Write QuantTensors, Tensors and arrays to a `.gguf` or `.safetensors` file, all of it or nothing.
 
-    `metadata` are texts, or values of a file that was loaded. FileFormatError for a format or dtype that GGUF
-    has not.
+    `metadata` are texts, or values of a file that was loaded. FileFormatError for a format or dtype that the
+    kind of file has not; safetensors keeps every format, and texts only.
     """
-    if Path(path).suffix.lower() != ".gguf":
-        raise FileFormatError(f"{path}: extension: expected .gguf, got {Path(path).suffix!r}")
     values = {
         key: value if isinstance(value, MetadataValue) else gguf.text_value(value)
         for key, value in (metadata or {}).items()
     }
-    gguf.write(Path(path), {name: _writable(value) for name, value in tensors.items()}, values)
+    suffix = Path(path).suffix.lower()
+    if suffix == ".gguf":
+        gguf.write(Path(path), {name: _writable(name, value) for name, value in tensors.items()}, values)
+    elif suffix == ".safetensors":
+        texts = {key: value.value for key, value in values.items() if isinstance(value.value, str)}
+        safetensors.write(Path(path), tensors, texts)
+    else:
+        known = ", ".join(_READERS)
+        raise FileFormatError(f"{path}: extension: expected one of {known}, got {suffix!r}")
 
 
-def _writable(value: Any) -> tuple[Any, Any]:
+def _writable(name: str, value: Any) -> tuple[Any, Any]:
     if isinstance(value, QuantTensor):
-        planes = {name: plane.numpy() for name, plane in value.planes.items()}
+        if value.factors is not None:
+            raise FileFormatError(
+                f"{name}: expected no factors of inputs in GGUF, got some; use .safetensors"
+            )
+        planes = {key: plane.numpy() for key, plane in value.planes.items()}
         return value.scheme, Packed(planes, value.shape)
     return None, value.numpy() if isinstance(value, Tensor) else value

@@ -14,6 +14,8 @@ _FORMATS = {
     "two_level": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     "table": ("IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"),
     "rows": ("INT8_ROW", "FP8_E4M3"),
+    "groups": ("GPTQ", "AWQ", "PACKED_INT"),
+    "floats": ("NF4", "NVFP4_PACKED"),
 }
 FORMATS = {each.lower(): (module, each) for module, names in _FORMATS.items() for each in names}
 GGUF_FORMATS = {

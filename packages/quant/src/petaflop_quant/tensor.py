@@ -30,14 +30,30 @@ class QuantTensor:
     (1, 32)
     """
 
-    def __init__(self, scheme: QuantScheme, planes: Mapping[str, Any], shape: tuple[int, ...]) -> None:
-        """`planes` are Tensors or arrays; ShapeError, DTypeError or ArgumentError if they do not fit."""
+    def __init__(
+        self,
+        scheme: QuantScheme,
+        planes: Mapping[str, Any],
+        shape: tuple[int, ...],
+        factors: Any = None,
+    ) -> None:
+        """`planes` are Tensors or arrays; ShapeError, DTypeError or ArgumentError if they do not fit.
+
+        `factors`, float32[K], are what the values were multiplied by before they were packed, if they were
+        (`Encoder.factors`): the values of this tensor are those of the planes divided by them.
+        """
         scheme.check_planes(planes, shape)
         self.scheme, self.shape = scheme, tuple(shape)
         self.planes: dict[str, Tensor] = {
             name: plane if isinstance(plane, Tensor) else Tensor.from_numpy(plane)
             for name, plane in planes.items()
         }
+        self.factors: Tensor | None = None
+        if factors is not None:
+            self.factors = factors if isinstance(factors, Tensor) else Tensor.from_numpy(factors)
+            if self.factors.dtype is not float32 or tuple(self.factors.shape) != self.shape[-1:]:
+                got = f"{self.factors.dtype}{list(self.factors.shape)}"
+                raise ShapeError(f"factors: expected float32{list(self.shape[-1:])}, got {got}")
 
     @property
     def dtype(self) -> DType:
@@ -51,8 +67,9 @@ class QuantTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all planes."""
-        return self.scheme.nbytes(self.shape)
+        """Bytes of all planes, and of the factors."""
+        factors = 0 if self.factors is None else 4 * self.shape[-1]
+        return self.scheme.nbytes(self.shape) + factors
 
     @property
     def device(self) -> str:
@@ -61,12 +78,14 @@ class QuantTensor:
 
     def to(self, device: str) -> QuantTensor:
         """The same on another device."""
-        return QuantTensor(self.scheme, {n: plane.to(device) for n, plane in self.planes.items()}, self.shape)
+        planes = {name: plane.to(device) for name, plane in self.planes.items()}
+        factors = None if self.factors is None else self.factors.to(device)
+        return QuantTensor(self.scheme, planes, self.shape, factors)
 
     def tensor(self) -> Tensor:
         """The values, lazily."""
         values: Tensor = self.scheme.dequantize(self.planes, self.shape)
-        return values
+        return values if self.factors is None else values / self.factors
 
     @property
     def T(self) -> Tensor:
@@ -81,7 +100,9 @@ class QuantTensor:
 
     def numpy(self) -> Array:
         """The values, by the format's own definition in NumPy."""
-        return self.scheme.unpack({name: plane.numpy() for name, plane in self.planes.items()}, self.shape)
+        planes = {name: plane.numpy() for name, plane in self.planes.items()}
+        values = self.scheme.unpack(planes, self.shape)
+        return values if self.factors is None else values / self.factors.numpy()
 
     def __repr__(self) -> str:
         sizes = ", ".join(map(str, self.shape))
@@ -101,6 +122,7 @@ class Linear(nn.Module):
     """
 
     bias: Tensor | None
+    weight_factors: Tensor | None
 
     def __init__(self, weight: QuantTensor, bias: Tensor | None = None, activations: str = "exact") -> None:
         if not isinstance(weight, QuantTensor):
@@ -113,31 +135,33 @@ class Linear(nn.Module):
         self.plane_names = tuple(weight.planes)
         for name, plane in weight.planes.items():
             self.register_buffer(f"weight_{name}", plane)
+        self.register_buffer("weight_factors", weight.factors)
         self.register_buffer("bias", bias)
 
     @property
     def weight(self) -> QuantTensor:
         """The weight, of the planes in the state."""
         planes = {name: getattr(self, f"weight_{name}") for name in self.plane_names}
-        return QuantTensor(self.scheme, planes, self.shape)
+        return QuantTensor(self.scheme, planes, self.shape, self.weight_factors)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in_features) to (…, out_features)."""
-        if self.activations == "int8":
-            codes, scale = int8_rows(x)
-            if self.scheme.name == "int8_row":
-                product = _integer_product(codes, scale, self.weight)
-            else:
-                product = (codes.cast("float32") * scale).matmul(self.weight.T)
-        else:
-            product = x.matmul(self.weight.T)
+        product = self._exact(x) if self.activations == "exact" else self._rounded(x)
         return product if self.bias is None else product + self.bias
+
+    def _exact(self, x: Tensor) -> Tensor:
+        return x.matmul(self.weight.T)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        """Rows of 8 bits, divided by the factors first: that is what the factors are for."""
+        factors: Tensor | None = self.weight_factors
+        codes, scale = int8_rows(x if factors is None else x / factors)
+        planes = {name: getattr(self, f"weight_{name}") for name in self.plane_names}
+        if self.scheme.name == "int8_row":  # sums of integers, exact in int32, then both scales
+            whole = codes.cast("int32").matmul(planes["codes"].cast("int32").transpose(0, 1))
+            return whole.cast("float32") * scale * planes["scale"].reshape(-1)
+        values: Tensor = self.scheme.dequantize(planes, self.shape)
+        return (codes.cast("float32") * scale).matmul(values.transpose(0, 1))
 
     def extra_repr(self) -> str:
         return f"{self.shape[1]}, {self.shape[0]}, {self.scheme.name}, activations={self.activations}"
-
-
-def _integer_product(codes: Tensor, scale: Tensor, weight: QuantTensor) -> Tensor:
-    """Sums of integers, exact in int32, then one product with both scales."""
-    whole = codes.cast("int32").matmul(weight.planes["codes"].cast("int32").transpose(0, 1))
-    return whole.cast("float32") * scale * weight.planes["scale"].reshape(-1)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from petaflop import Tensor
-from petaflop.plugin_api import DTYPES, Plane, QuantScheme
+from petaflop.plugin_api import DTYPES, Plane, QuantScheme, SchemeFile
 
 __all__ = ["FP8_E4M3", "INT8_ROW"]
 
@@ -24,6 +24,13 @@ class _Rows(QuantScheme):
     block = (None,)
     code: ClassVar[str]
     largest: ClassVar[float]
+
+    @property
+    def files(self) -> tuple[SchemeFile, ...]:  # type: ignore[override]
+        """safetensors, plane by plane."""
+        from petaflop_quant.files.safetensors import Planes
+
+        return (Planes(self),)
 
     def planes(self, shape: Shape) -> Mapping[str, Plane]:
         """A scale for each row, a code for each element."""
