@@ -37,6 +37,10 @@ GGUF_FORMATS = {
 ENCODERS = {
     "rtn": ("nearest", "RoundToNearest"),
     "search": ("search", "Search"),
+    "gptq": ("gptq", "GPTQ"),
+    "awq": ("factors", "AWQ"),
+    "smoothquant": ("factors", "SmoothQuant"),
+    "hqq": ("hqq", "HQQ"),
 }
 
 

@@ -19,7 +19,7 @@ from petaflop_quant.formats.rows import INT8_ROW
 from petaflop_quant.formats.table import nearest
 from petaflop_quant.formats.two_level import Q6_K, TwoLevel, WithMinimums
 
-__all__ = ["Grid", "Scales", "grid_of"]
+__all__ = ["Affine", "Grid", "Scales", "checked_importance", "grid_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Scales: TypeAlias = dict[str, Array]
@@ -125,13 +125,33 @@ class _Signed(_OneScale):
         return {"d": scales["d"].astype(np.float16), "qs": codes}
 
 
-class _ScaleAndMinimum(Grid):
+class Affine(Grid):
+    """Formats with a step ≥ 0 and an offset for each part: `keep` gives them as the format holds them."""
+
+    @property
+    def parts(self) -> int:
+        """Parts of a block that have a step of their own."""
+        return 1
+
+    def split(self, x: Array) -> Array:
+        """Values [blocks, size] as [parts, elements]."""
+        return x.reshape(-1, self.size // self.parts)
+
+    def keep(self, x: Array, w: Array, step: Array, minimum: Array) -> Scales:
+        """Scales for steps and minimums [parts], offsets being −minimum."""
+        raise NotImplementedError
+
+
+class _ScaleAndMinimum(Affine):
     """d and m, a minimum of either sign."""
 
     def fit(self, x: Array, w: Array) -> Scales:
-        low = x.min(-1, keepdims=True)
-        step, below = affine(x - low, w, self.last, _SPREADS.tolist())
-        return {"d": _half(step)[:, None], "m": _half(low[:, 0] - below)[:, None]}
+        low = x.min(-1)
+        step, below = affine(x - low[:, None], w, self.last, _SPREADS.tolist())
+        return self.keep(x, w, step, below - low)
+
+    def keep(self, x: Array, w: Array, step: Array, minimum: Array) -> Scales:
+        return {"d": _half(step)[:, None], "m": _half(-minimum)[:, None]}
 
     def steps(self, scales: Scales) -> tuple[Array, Array]:
         return scales["d"], scales["m"]
@@ -181,14 +201,21 @@ class _TwoLevel(Grid):
         return planes
 
 
-class _WithMinimums(Grid):
+class _WithMinimums(Affine):
     """d, dmin and whole scales and minimums of parts, none below 0."""
 
+    @property
+    def parts(self) -> int:
+        return int(self.scheme.parts)
+
     def fit(self, x: Array, w: Array) -> Scales:
-        count, last = self.scheme.parts, self.scheme.last_small
-        parts, weights = (each.reshape(-1, self.size // count) for each in (x, w))
-        step, minimum = affine(parts, weights, self.last, _SPREADS.tolist())
-        step, minimum = step.reshape(-1, count), minimum.reshape(-1, count)
+        step, minimum = affine(self.split(x), self.split(w), self.last, _SPREADS.tolist())
+        return self.keep(x, w, step, minimum)
+
+    def keep(self, x: Array, w: Array, step: Array, minimum: Array) -> Scales:
+        count, last = self.parts, self.scheme.last_small
+        parts, weights = self.split(x), self.split(w)
+        step, minimum = step.reshape(-1, count), np.maximum(minimum, 0).reshape(-1, count)
         unit, least = (_half(each.max(-1, keepdims=True) / last) for each in (step, minimum))
         whole, lower = np.rint(_steps(step, unit)), np.rint(_steps(minimum, least))
         units, leasts = (np.repeat(each, count, 1).reshape(-1) for each in (unit, least))
