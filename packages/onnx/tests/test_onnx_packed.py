@@ -137,3 +137,37 @@ def test_facts_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, int
     with pytest.raises(PetaflopError) as caught:
         run_petaflop(made, {"x": x}, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_blocks_of_dequantize_linear_are_read_packed(tmp_path: Path, dtype: Any, rows: int) -> None:
+    """Weights in blocks are not unfolded when the model is loaded, but by the kernel that multiplies."""
+    low = np.iinfo(dtype).min
+    w = RANDOM.integers(low, low + 256, (256, 32)).astype(dtype)
+    scales = (RANDOM.random((8, 32)) * 0.1 + 0.01).astype(np.float32)
+    zeros = RANDOM.integers(low, low + 256, (8, 32)).astype(dtype)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], axis=0, block_size=32),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
+    held = [numpy_helper.from_array(array, name) for array, name in ((w, "w"), (scales, "s"), (zeros, "z"))]
+    info = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 256])]
+    graph = helper.make_graph(
+        nodes, "blocks", info, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], held
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    x = inputs(rows, 256)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made.SerializeToString())
+    loaded = petaflop_onnx.load(path)
+    loaded({"x": x})["y"].realize()
+    with profile() as recorded:
+        (found,) = loaded({"x": x}).values()
+        found.realize()
+    assert len(recorded.launches) == 1, [launch.name for launch in recorded.launches]
+    read = {argument.dtype.name for argument in recorded.launches[0].kernel.arguments}
+    assert np.dtype(dtype).name in read
+    wide = [np.repeat(each.astype(np.float64), 32, 0) for each in (zeros, scales)]
+    expected = x.astype(np.float64) @ ((w - wide[0]) * wide[1])  # onnxruntime rounds x to 8 bits here
+    np.testing.assert_allclose(found.numpy(), expected, rtol=2e-5, atol=2e-5 * abs(expected).max())
