@@ -38,8 +38,8 @@ def load(path: Path_, device: str | None = None) -> Loaded:
     claims, and for scales that are NaN or infinite.
 
     >>> import numpy as np
-    >>> save("/tmp/petaflop-example.gguf", {"w": quantize(np.eye(32, dtype=np.float32), "q4_0")})
-    >>> load("/tmp/petaflop-example.gguf")["w"]
+    >>> save("example.gguf", {"w": quantize(np.eye(32, dtype=np.float32), "q4_0")})
+    >>> load("example.gguf")["w"]
     <QuantTensor q4_0[32, 32], 576 bytes>
     """
     source = Path(path)
