@@ -195,3 +195,25 @@ def test_rows_of_an_embedding_and_other_uses(tmp_path: Any) -> None:
     assert smooth.factors is not None
     with pytest.raises(FileFormatError, match="factors"):
         save(tmp_path / "no.gguf", {"w": smooth})
+
+
+def test_hqq_is_hqq() -> None:
+    """Offsets against the solver written down in torch: shrink the errors, then the mean of what is left."""
+    rows = weights(16)
+    groups = torch.from_numpy(rows.reshape(-1, 32)).double()
+    low, high = groups.min(-1, keepdim=True)[0], groups.max(-1, keepdim=True)[0]
+    step = (high - low) / 15
+    zero, price = -low / step, 10.0
+    best, least = zero, torch.full_like(zero, torch.inf)
+    for _ in range(20):
+        codes = torch.round(groups / step + zero).clamp(0, 15)
+        error = groups - (codes - zero) * step
+        size = (error.abs() ** 0.7).sum(-1, keepdim=True)
+        best, least = torch.where(size < least, zero, best), torch.minimum(size, least)
+        shrunk = torch.sign(error) * torch.relu(error.abs() - error.abs() ** -0.3 / price)
+        zero = torch.mean(codes - (groups - shrunk) / step, -1, keepdim=True)
+        price *= 1.01
+    packed = quantize(rows, "q4_1", "hqq")
+    found = packed.planes["m"].numpy().reshape(-1, 1)
+    assert np.array_equal(found, (-best * step).numpy().astype(np.float16))
+    assert (abs(found - low.numpy()) > 1e-3).mean() > 0.3  # else the offsets would be those of `rtn`

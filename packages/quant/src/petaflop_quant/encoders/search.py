@@ -13,7 +13,7 @@ from petaflop_quant.encoders.grids import Grid, Scales, checked_importance, grid
 __all__ = ["Search", "encoded", "known_grid"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-_AT_ONCE = 1 << 18  # elements: what is made of them at a time stays in the cache
+_AT_ONCE = 1 << 14  # elements: what is made of them at a time stays in the cache
 
 
 class Search(Encoder):
