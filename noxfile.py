@@ -1,7 +1,7 @@
 """The matrix: sessions install built wheels, by path, in environments of their own and run outside the tree.
 
-`nox` runs lint, core, backend(...), thirdparty(quick) and together; `nox -s demo` shows it all working;
-`nox -l` lists the rest.
+`nox` runs lint, core, backend(...), quant, thirdparty(quick) and together; `nox -s demo` shows it all
+working; `nox -l` lists the rest.
 Never install our packages by name: until the first release anyone could own the names on the index.
 """
 
@@ -18,7 +18,7 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"  # nox brings it, and its pip knows every index and option
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "core", "backend", "thirdparty(quick)", "together"]
+nox.options.sessions = ["lint", "core", "backend", "quant", "thirdparty(quick)", "together"]
 
 ROOT = Path(__file__).parent.resolve()
 DIST = ROOT / "dist"
@@ -43,7 +43,12 @@ except DeviceError as error:
     print(error)
 """  # prints why a backend has no device on this machine
 SUITES = {"petaflop.backends": "--petaflop-backend", "petaflop.quant": "--petaflop-scheme"}
-ALONE = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}  # their tests need no peer
+ALONE = {
+    "core",
+    "conformance",
+    "quant",
+    *(f"backend-{name}" for name in BACKENDS),
+}  # their tests need no peer
 
 # Trained models as data: the variable that tells the tests where, the wheel that has it, and where there.
 MODELS = {
@@ -183,6 +188,15 @@ def backend(session: nox.Session, name: str) -> None:
     for device in ("reference", name):
         session.log(f"conformance of {device}")
         test(session, f"--petaflop-backend={device}")
+
+
+@nox.session(requires=["build"])
+def quant(session: nox.Session) -> None:
+    """Test the quantization package on the CPU backend, then hold each of its formats to the suite."""
+    provide(session, ["core", "backend-cpu", "conformance", "quant"], TESTS)
+    unit_tests(session, PACKAGES["quant"] / "tests")
+    for offer in METADATA["quant"]["project"]["entry-points"]["petaflop.quant.v1"]:
+        examine(session, "petaflop.quant", offer, None)
 
 
 @nox.session(requires=["build"])
