@@ -55,7 +55,7 @@ MODELS = {
 }
 EXAMPLES_NEED = ["pillow>=10.1", "tokenizers>=0.15"]  # of examples/*.py, besides what our packages need
 PEERS = ["torch==2.13.0", "onnxruntime>=1.20", "scikit-learn>=1.5"]
-BENCH = ["matplotlib>=3.8", "threadpoolctl>=3.5"]
+BENCH = ["matplotlib>=3.8", "threadpoolctl>=3.5", "tinygrad>=0.14", "ziglang>=0.17"]
 ONNX = "onnx==1.23.2"  # makes the cases of the suite: another version is another baseline
 PILLOW = "pillow>=10"  # ImageDecoder's
 BUILDERS = ["hatchling>=1.27", "editables>=0.5"]  # what an editable install needs without the network

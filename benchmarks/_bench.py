@@ -43,6 +43,7 @@ __all__ = [
     "options",
     "pair",
     "same",
+    "worst_error",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -97,6 +98,7 @@ class Case:
     error: float = 1e-5
     streams: bool = False
     steps: int = 1
+    note: str = ""
     portable: tuple[Callable[..., Any], Sequence[Pair]] | None = field(default=None, repr=False)
 
 
@@ -159,7 +161,7 @@ def arrays(result: Any) -> list[Array]:
     return [values.astype(np.float64)]
 
 
-def _error(name: str, case: Case, run: Call, truth: Sequence[Array]) -> float:
+def worst_error(name: str, case: Case, run: Call, truth: Sequence[Array]) -> float:
     """The worst over the results of the first calls."""
     got = [array for _ in range(case.steps) for array in arrays(run())]
     if [array.shape for array in got] != [array.shape for array in truth]:
@@ -205,7 +207,7 @@ def measure(case: Case, threads: int, turns: int, ceilings: Ceilings) -> Row:
     """Check all sides, then time them."""
     truth = arrays(case.truth())
     sides = {"petaflop": case.ours, **case.peers}
-    errors = {name: _error(name, case, run, truth) for name, run in sides.items()}
+    errors = {name: worst_error(name, case, run, truth) for name, run in sides.items()}
     del truth
     taken = take_turns(sides, turns)
     ours = taken.pop("petaflop")
@@ -215,6 +217,7 @@ def measure(case: Case, threads: int, turns: int, ceilings: Ceilings) -> Row:
     }
     binds = max(floors, key=lambda name: floors[name])
     rates = [f"{case.operations / ours / 1e9:.1f} GFLOP/s"] if case.operations else []
+    rates += [case.note] if case.note else []
     rates += [f"{(case.reads + case.writes) / ours / 1e9:.1f} GB/s"] if case.reads else []
     return Row(
         case.name,

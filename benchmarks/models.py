@@ -33,11 +33,17 @@ def whole(name: str, batch: int, folder: Path) -> Case:
     )
 
 
+def rows() -> Iterator[tuple[str, int]]:
+    """The graphs with their batches."""
+    for name in graph_names():
+        for batch in batches(name):
+            yield name, batch
+
+
 def cases() -> Iterator[Case]:
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder:
-        for name in graph_names():
-            for batch in batches(name):
-                yield whole(name, batch, Path(folder))
+        for name, batch in rows():
+            yield whole(name, batch, Path(folder))
 
 
 if __name__ == "__main__":
