@@ -261,11 +261,19 @@ class _Rows:
         console.print(f"{self.group}: {row.name}, {row.threads} threads: {text}", highlight=False)
 
 
-def failed(case: Case, threads: int, error: BaseException) -> Row:
+def _made(cases: Iterable[Case], kept: _Rows, kind: str, threads: int) -> Iterator[Case]:
+    """The cases; one that cannot be made ends them as a failed row, and leaves the rows before."""
+    try:
+        yield from cases
+    except Exception as error:  # noqa: BLE001 – whatever a side raises when it is set up
+        kept.add(failed("a row that could not be set up, and those after", kind, threads, error))
+
+
+def failed(name: str, kind: str, threads: int, error: BaseException) -> Row:
     """A row that says what went wrong; the script goes on, and ends with exit code 1."""
     traceback.print_exception(error, file=sys.stderr)
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return Row(case.name, case.kind, threads, failure=f"{type(error).__name__}: {lines[0][:120]}")
+    return Row(name, kind, threads, failure=f"{type(error).__name__}: {lines[0][:120]}")
 
 
 def bench(group: str, bars: Mapping[str, Bar], rows: Callable[[argparse.Namespace], Iterator[Row]]) -> None:
@@ -307,11 +315,11 @@ def main(
         with overrides(threads=threads), numpys, torch.set_grad_enabled(gradients):
             limits = measure_ceilings(threads)
             ceilings[threads] = str(limits)
-            for case in cases():
+            for case in _made(cases(), kept, next(iter(bars)), threads):
                 if given.names and not any(word in case.name for word in given.names):
                     continue
                 try:
                     kept.add(measure(case, threads, given.runs, limits))
                 except Exception as error:  # noqa: BLE001 – whatever a side raises fails its row
-                    kept.add(failed(case, threads, error))
+                    kept.add(failed(case.name, case.kind, threads, error))
     finish(Group(group, bars, kept.found, ceilings), given)

@@ -159,13 +159,15 @@ def with_others(group: str, case: Case, extra: Any) -> Case:
     return replace(case, name=f"{group}: {case.name}", kind="reported", peers=peers, note="; ".join(notes))
 
 
-def sources(group: str, folder: Path) -> Iterator[tuple[Case, Any]]:
+def sources(group: str, folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[Case, Any]]:
     """The rows of a group, and what else a side needs to build its own."""
     if group == "training":
         for make in (training.mlp, training.convolutional, training.transformer):
             yield training.training(made := make()), made
     elif group == "models":
         for name, batch in models.rows():
+            if not wanted(f"{group}: {name}, batch {batch}"):
+                continue
             yield models.whole(name, batch, folder), (folder / f"{name}.onnx", models.feeds(name, batch))
     else:
         for case in import_module(group).cases():
@@ -173,13 +175,16 @@ def sources(group: str, folder: Path) -> Iterator[tuple[Case, Any]]:
 
 
 def cases(given: argparse.Namespace) -> Iterator[Case]:
+    def wanted(name: str) -> bool:
+        return not given.names or any(word in name for word in given.names)
+
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="petaflop-")))
         os.environ["CC"] = clang(folder)
         for group in GROUPS:
             stack.enter_context(torch.set_grad_enabled(group == "training"))
-            for case, extra in sources(group, folder):
-                if not given.names or any(word in f"{group}: {case.name}" for word in given.names):
+            for case, extra in sources(group, folder, wanted):
+                if wanted(f"{group}: {case.name}"):
                     yield with_others(group, case, extra)
 
 
