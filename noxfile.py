@@ -283,7 +283,8 @@ def bench(session: nox.Session) -> None:
     Options for each follow the names (`-- matmul --runs 5`). Tables, JSON and charts go to dist/bench.
     """
     provide(session, list(PACKAGES), [*PEERS, *BENCH])
-    known = [path.stem for path in sorted(ROOT.glob("benchmarks/[a-z]*.py"))]
+    found = {path.stem for path in ROOT.glob("benchmarks/[a-z]*.py")}
+    known = sorted(found, key=lambda name: (name == "others", name))  # the slowest last
     names = list(itertools.takewhile(lambda word: not word.startswith("-"), session.posargs)) or known
     given = list(itertools.dropwhile(lambda word: not word.startswith("-"), session.posargs))
     if unknown := sorted(set(names) - set(known)):
@@ -294,6 +295,7 @@ def bench(session: nox.Session) -> None:
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
         env = {**environment(folder), "MAGIKA_MODEL": model}
         for name in names:
+            (out / f"{name}.json").unlink(missing_ok=True)  # what a crash leaves is no result of this run
             command = ["python", str(ROOT / "benchmarks" / f"{name}.py"), "--out", str(out), *given]
             try:
                 session.run(*command, env=env)
