@@ -120,7 +120,6 @@ def vectors(dtype: str) -> Case:
         reads=4096.0**2 * matrices[0].theirs.element_size(),
         dtype=dtype,
         error=0.0 if whole else ERRORS[dtype],
-        portable=(plain, [matrices[0], vector]),
     )
 
 

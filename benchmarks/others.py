@@ -1,5 +1,6 @@
 """tinygrad on its CPU backend, as it is and with BEAM=2, and NumPy where the same expression is NumPy's too:
-every row of the other groups that they can run. Slow, as BEAM compiles and times many variants of a kernel.
+the rows of the other groups, but for matrix times vector and the optimizer's step alone. Slow, as BEAM
+compiles and times many variants of a kernel.
 
 tinygrad compiles through clang: the one on the PATH (Debian: apt-get install clang), or else the one in the
 `ziglang` wheel. Rows say why a peer is missing: what it raised, or how far it was from float64.
@@ -89,7 +90,7 @@ def realized(result: Any) -> Any:
 
 def step(model: training.Model, beam: int) -> Call:
     """A training step."""
-    from tinygrad import Tensor
+    from tinygrad.helpers import Context
     from tinygrad.nn import optim
 
     weights = {name: tiny(torch.from_numpy(value.copy())) for name, value in model.weights.items()}
@@ -97,7 +98,7 @@ def step(model: training.Model, beam: int) -> Call:
     x, target = tiny(torch.from_numpy(model.x)), tiny(torch.from_numpy(model.target))
 
     def train(x: Any, target: Any) -> Any:
-        with Tensor.train():
+        with Context(TRAINING=1):
             optimizer.zero_grad()
             loss = model.loss(TINYGRAD, weights, x, target)
             loss.backward()
