@@ -182,7 +182,8 @@ def cases(given: argparse.Namespace) -> Iterator[Case]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="petaflop-")))
         os.environ["CC"] = clang(folder)
-        for group in GROUPS:
+        named = {word.partition(":")[0] for word in given.names}  # "training: MLP" is of one group
+        for group in [group for group in GROUPS if group in named] or GROUPS:
             stack.enter_context(torch.set_grad_enabled(group == "training"))
             for case, extra in sources(group, folder, wanted):
                 if wanted(f"{group}: {case.name}"):
