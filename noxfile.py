@@ -6,6 +6,7 @@ Never install our packages by name: until the first release anyone could own the
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -59,6 +60,7 @@ MODELS = {
 }
 EXAMPLES_NEED = ["pillow>=10.1", "tokenizers>=0.15"]  # of examples/*.py, besides what our packages need
 PEERS = ["torch==2.13.0", "onnxruntime>=1.20", "scikit-learn>=1.5"]
+BENCH = ["matplotlib>=3.8", "threadpoolctl>=3.5", "tinygrad>=0.14", "ziglang>=0.17"]
 ONNX = "onnx==1.23.2"  # makes the cases of the suite: another version is another baseline
 PILLOW = "pillow>=10"  # ImageDecoder's
 BUILDERS = ["hatchling>=1.27", "editables>=0.5"]  # what an editable install needs without the network
@@ -290,14 +292,32 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks side by side with their peers: all of them, or those named after `--`."""
-    provide(session, list(PACKAGES), [*PEERS, "matplotlib>=3.8"])
-    names = session.posargs or [path.stem for path in sorted(ROOT.glob("benchmarks/[a-z]*.py"))]
-    if not names:
-        session.error("expected programs in benchmarks/, found none")
+    """Run the benchmarks side by side with their peers: all of them, or those named after `--`.
+
+    Options for each follow the names (`-- matmul --runs 5`). Tables, JSON and charts go to dist/bench.
+    """
+    provide(session, list(PACKAGES), [*PEERS, *BENCH])
+    found = {path.stem for path in ROOT.glob("benchmarks/[a-z]*.py")}
+    known = sorted(found, key=lambda name: (name == "others", name))  # the slowest last
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), session.posargs)) or known
+    given = list(itertools.dropwhile(lambda word: not word.startswith("-"), session.posargs))
+    if unknown := sorted(set(names) - set(known)):
+        session.error(f"expected names among {', '.join(known)}, got {', '.join(unknown)}")
+    out = DIST / "bench"
+    model = str(model_data(session, "MAGIKA_MODEL"))
+    failed = []
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
+        env = {**environment(folder), "MAGIKA_MODEL": model}
         for name in names:
-            session.run("python", str(ROOT / "benchmarks" / f"{name}.py"), env=environment(folder))
+            (out / f"{name}.json").unlink(missing_ok=True)  # what a crash leaves is no result of this run
+            command = ["python", str(ROOT / "benchmarks" / f"{name}.py"), "--out", str(out), *given]
+            try:
+                session.run(*command, env=env)
+            except nox.command.CommandFailed:  # a crash too: the other groups are worth having
+                failed.append(name)
+        session.run("python", str(ROOT / "benchmarks" / "_summary.py"), str(out), env=env)
+    if failed:
+        session.error(f"these groups failed, see above: {', '.join(failed)}")
 
 
 @nox.session(requires=["build"])

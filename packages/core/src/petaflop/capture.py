@@ -64,7 +64,7 @@ class Capture:
     kinds: list[tuple[Tensor, Kind]] = field(default_factory=list)  # of closed-over tensors
     real: dict[int, Tensor] = field(default_factory=dict)  # arguments, closed over as well and written
     overwritten: set[int] = field(default_factory=set)  # slots of given buffers that are written in place
-    lines: Sequence[Sequence[str]] = ()  # of the user's code, by step, where PETAFLOP_CHECK was set
+    lines: Sequence[tuple[str, ...]] = ()  # that built each step, where PETAFLOP_CHECK or a profile asked
     replay: Replay | None = None
     buffers: list[Any] | None = None
     changing: list[tuple[int, Slot]] = field(default_factory=list)  # all but temporaries
