@@ -10,6 +10,7 @@ import pytest
 
 from petaflop import Tensor, nn, optim
 from petaflop.graph.ops import Op
+from petaflop.ir.kernel import axis_size
 from petaflop.profile import profile
 
 RNG = np.random.default_rng(0)
@@ -171,3 +172,16 @@ def test_input_gradient_of_a_convolution_is_a_sum_of_products() -> None:
     terms = [r.term.op for launch in seen.launches for b in launch.kernel.blocks for r in b.reductions]
     assert Op.MUL in terms
     assert Op.WHERE not in terms
+
+
+def test_padding_is_no_part_of_an_input_gradient() -> None:
+    """What the padding would get is never summed up: one kernel, of the size of the input."""
+    x = Tensor.rand(2, 8, 12, 12).realize().requires_grad_()
+    w = Tensor.rand(16, 8, 3, 3).realize()
+    x.conv2d(w, padding=1).sum().backward()
+    assert x.grad is not None
+    with profile() as seen:
+        x.grad.realize()
+    blocks = [block for launch in seen.launches for block in launch.kernel.blocks if block.reductions]
+    assert all(axis_size(a) <= 16 for block in blocks for a in block.axes)
+    assert not any(axis_size(a) == 14 for block in blocks for a in block.axes)

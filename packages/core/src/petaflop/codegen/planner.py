@@ -159,7 +159,11 @@ def _plan_nest(
         levels = (*threads.get(a, ()), *tiles.get(a, ()))
         if levels:
             splits[a.arg] = Split(a.arg, levels, edges.get(a, "peel"))
-    return Nest(numbers, fuse, tuple(splits.values()))
+    lanes = [a for a in tiles if any(a in access.irregular for access in summaries[0].accesses)]
+    alone = len(fused) == 1 and not fused[0].reductions
+    # what lanes that are no plain step have to compute is computed once, outside of the other loops
+    order = tuple(f"{a.arg}.{len(threads.get(a, ()))}" for a in lanes) if alone else ()
+    return Nest(numbers, fuse, tuple(splits.values()), order)
 
 
 Levels = tuple[tuple[str, int], ...]

@@ -16,7 +16,7 @@ from petaflop.graph.ops import VIEWS, Leaf, Op
 from petaflop.graph.symbolic import Dim, Expr, as_expr, make, topological
 from petaflop.graph.view import expand, flip, pad, permute, reshape, shrink, source_index, window
 
-__all__ = ["Phases", "accumulator", "sum_axes", "window_adjoint"]
+__all__ = ["Phases", "accumulator", "pad_adjoint", "sum_axes", "window_adjoint"]
 
 
 def accumulator(dtype: DType) -> DType:
@@ -68,6 +68,18 @@ def _unsummed(node: Node) -> Node:
     for view in reversed(chain):
         inner = _MOVES[view.op](view, inner)
     return inner
+
+
+def pad_adjoint(grad: Node, ranges: tuple[tuple[Dim, Dim], ...]) -> Node:
+    """What is inside the padding; of a sum, nothing else is summed up."""
+    inner = _unsummed(grad)
+    if inner is grad:
+        return shrink(grad, ranges)
+    more = inner.shape[len(ranges) :]
+    total = sum_axes(
+        shrink(inner, ranges + tuple((0, n) for n in more)), tuple(range(len(ranges), len(inner.shape)))
+    )
+    return reshape(total, total.shape[: len(ranges)])
 
 
 # ---- the sliding window ----

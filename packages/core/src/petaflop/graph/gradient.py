@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from petaflop.dtype import bool_
 from petaflop.errors import GradientError, ShapeError
-from petaflop.graph.adjoint import Phases, sum_axes, window_adjoint
+from petaflop.graph.adjoint import Phases, pad_adjoint, sum_axes, window_adjoint
 from petaflop.graph.derivatives import (
     drop,
     equal,
@@ -179,7 +179,7 @@ def _pad(node: Node, grad: Node) -> Gradients:
     ranges = (
         (before, before + size) for size, (before, _) in zip(node.sources[0].shape, node.arg, strict=True)
     )
-    return _one(shrink(grad, tuple(ranges)))
+    return _one(pad_adjoint(grad, tuple(ranges)))
 
 
 def _shrink(node: Node, grad: Node) -> Gradients:
