@@ -61,6 +61,7 @@ class Model:
         known: dict[str, Value] = {name: Constant(array, device) for name, array in graph.constants.items()}
         self._rest = _bake(self._path, self._steps, known, device, self._fates)
         self._known = known
+        _hold_once(self._rest, known)
         forms = {spec.form for spec in (*self.inputs, *self.outputs)}
         self._stepwise = forms != {""} or any(spec.optional for spec in self.inputs)
         wanted = wanted_by_value(self._rest)
@@ -191,6 +192,13 @@ class _Run:
         if self._dimensions is None or is_recording() or config.check:  # a check may run without a capture
             return self._captured(*given)
         return self._dimensions.run(self._captured, given)
+
+
+def _hold_once(steps: Sequence[Step], known: Mapping[str, Value]) -> None:
+    """Give weights to the device, one after another, so that no two copies of all are there at once."""
+    names = {name for step in steps if not step.row.raw for name in step.inputs}
+    weights = [known[name] for name in names & known.keys()]
+    all(value.share() for value in weights if isinstance(value, Constant))  # up to the first that cannot be
 
 
 def _capturable(run: Callable[[Iterable[Value], bool], list[Value]]) -> Callable[..., tuple[Tensor, ...]]:

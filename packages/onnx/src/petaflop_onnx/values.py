@@ -61,6 +61,9 @@ class ValueSpec(TensorSpec):
     form: str = ""
 
 
+_LARGE = 1 << 16  # bytes of a constant that is worth holding once
+
+
 class Constant:
     """An array that the host knows; its Tensor is made when a kernel first needs it."""
 
@@ -75,6 +78,15 @@ class Constant:
         if self._tensor is None:
             self._tensor = _constant_tensor(self.array, self.device)
         return self._tensor
+
+    def share(self) -> bool:
+        """Hold a large array once, in its tensor's memory; False where the host cannot look into that."""
+        if self.array.nbytes < _LARGE or self.array.dtype.kind != "f":
+            return True
+        seen = self.tensor.__array__(copy=False)
+        if not seen.flags.owndata:
+            self.array = seen
+        return not seen.flags.owndata
 
     @property
     def shape(self) -> tuple[int, ...]:
