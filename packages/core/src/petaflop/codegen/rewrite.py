@@ -217,8 +217,8 @@ def _stage(
     shape = tuple(axis_size(a) for a in axes)
     temporaries.append(Temporary(name, packed.dtype, shape, directive.shared))
     pack = Block(axes, (Store(name, axes, packed),))
-    if directive.together:
-        pack = _together(pack)
+    for each in reversed(directive.together):
+        pack = _together(pack, by_name[each])
     read = load(name, axes, packed.dtype)
     read = value(Op.CAST, read, dtype=factor.dtype) if read.dtype is not factor.dtype else read
     block = with_factor(block, operand, read)
@@ -234,17 +234,16 @@ def _stage(
         _insert(directive.block, [pack], blocks, sizes)
 
 
-def _together(block: Block) -> Block:
-    """The block without its last axis, and with a store for each value of that."""
-    *axes, last = block.axes
-    (store,) = block.stores
-    size = axis_size(last)
+def _together(block: Block, along: Expr) -> Block:
+    """The block without an axis, and with its stores for each value of that."""
+    size = axis_size(along)
     assert isinstance(size, int)
-    stores = []
+    stores: list[Store] = []
     for number in range(size):
-        (stored,) = substitute([store.value], {last: constant(number)})
-        stores.append(replace(store, index=(*axes, constant(number)), value=stored))
-    return Block(tuple(axes), tuple(stores))
+        for store in block.stores:
+            *place, stored = substitute([*store.index, store.value], {along: constant(number)})
+            stores.append(replace(store, index=tuple(place), value=stored))
+    return Block(tuple(a for a in block.axes if a is not along), tuple(stores))
 
 
 def _window(
