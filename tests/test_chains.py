@@ -16,8 +16,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from petaflop import Tensor, jit
+from petaflop.codegen.planner import default_plan
 from petaflop.config import overrides
 from petaflop.profile import profile
+from petaflop_cpu.target import host_target
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(5)
@@ -225,3 +227,79 @@ def test_what_somebody_else_reads_is_stored() -> None:
 def test_wide_layers_stay_two_kernels() -> None:
     x, a, b = realized(normal(256, 512), normal(512, 128), normal(128, 512))
     assert launches((x @ a).relu() @ b) == 2
+
+
+# ---- columns that conditions on indices leave out ----
+
+Condition = Callable[[Any, Any], Any]
+CONDITIONS: dict[str, tuple[Condition, bool]] = {  # and whether some columns are left out
+    "i >= j": (lambda i, j: i >= j, True),
+    "i + 70 >= j": (lambda i, j: i + 70 >= j, True),
+    "i - 70 >= j": (lambda i, j: i - 70 >= j, True),
+    "j > i": (lambda i, j: j > i, True),
+    "j < 250 - i": (lambda i, j: j < 250 - i, True),
+    "j < 90": (lambda i, j: j < 90, True),
+    "j >= 130": (lambda i, j: j >= 130, True),
+    "2 j <= i": (lambda i, j: j * 2 <= i, True),
+    "j <= 2 i": (lambda i, j: j <= i * 2, True),
+    "3 j >= 2 i + 5": (lambda i, j: j * 3 >= i * 2 + 5, True),
+    "a band": (lambda i, j: (i >= j) & (j > i - 20), True),
+    "outside a band": (lambda i, j: (i < j) | (j <= i - 100), False),
+    "not i < j": (lambda i, j: ~(i < j), True),
+    "two that leave nothing": (lambda i, j: (j < 10) & (j > 150), True),
+    "a stripe": (lambda i, j: (i + j) % 2 == 0, False),
+    "i != j": (lambda i, j: i != j, False),
+    "all": (lambda i, j: i + j >= 0, False),
+}
+
+
+def restricts(result: Tensor) -> bool:
+    """Whether the one kernel that computes `result` leaves columns out."""
+    with profile() as recorded:
+        result.realize()
+    (launch,) = recorded.launches
+    return "restrict columns" in str(default_plan(launch.kernel, host_target()))
+
+
+@pytest.mark.parametrize("fill", [-math.inf, -1e9, -3.0, 0.0], ids=str)
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_softmax_where_a_condition_holds(name: str, fill: float) -> None:
+    condition, fewer = CONDITIONS[name]
+    rows, width = 200, 233
+    x, a, b = normal(rows, 16), normal(16, width), normal(width, 24)
+    i, j = np.arange(rows)[:, None], np.arange(width)
+    mask = condition(Tensor.arange(rows).reshape(rows, 1), Tensor.arange(width))
+    tx, ta, tb = realized(x, a, b)
+    result = mask.where(tx @ ta, fill).softmax() @ tb
+    assert restricts(result) == fewer
+    scores = x.astype(np.float64) @ a
+    with np.errstate(invalid="ignore"):
+        expected = softmax(np.where(condition(i, j), scores, fill)) @ b
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [1.0, np.inf, np.nan, 3e38])
+@pytest.mark.parametrize("fill", [0.0, 0.5])
+def test_what_is_left_out_of_a_product_counts_as_it_would(fill: float, number: float) -> None:
+    x, a, b = normal(160, 16), normal(16, 192) / 4, normal(192, 24)
+    b[150, 3] = b[170, 3] = b[180, 5] = number
+    i, j = Tensor.arange(160).reshape(160, 1), Tensor.arange(192)
+    results = []
+    for fuse in (True, False):
+        with overrides(fuse=fuse):
+            result = (i >= j).where(Tensor(x) @ Tensor(a), fill) @ Tensor(b)
+            results.append(result.numpy())
+    assert np.isfinite(results[1][:100]).any()
+    np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_columns_that_somebody_needs_are_computed() -> None:
+    x, a, b = realized(normal(160, 16), normal(16, 192), normal(192, 24))
+    i, j = Tensor.arange(160).reshape(160, 1), Tensor.arange(192)
+    scores = (i >= j).where(x @ a, -1.0)
+    turned = scores.flip(-1)  # reads the columns from the other end
+    result = (scores.relu() + turned) @ b
+    product = x.numpy().astype(np.float64) @ a.numpy()
+    seen = np.where(np.arange(160)[:, None] >= np.arange(192), product, -1.0)
+    expected = (np.maximum(seen, 0) + seen[:, ::-1]) @ b.numpy()
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-4, atol=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import re
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from kernels import backend
 
+from petaflop import Tensor
 from petaflop.errors import CompileError
 from petaflop_cpu.jit import Compiler, Library
 from petaflop_cpu.mathlib import SIN_HUGE, prelude
@@ -213,3 +215,42 @@ def test_other_cpus_get_vector_code(name: str, target: str) -> None:
 def test_an_unknown_function_is_an_error() -> None:
     with pytest.raises(CompileError, match="prelude: expected petaflop_exp2_v8f32 or its like"):
         prelude({"petaflop_cosh_v8f32"})
+
+
+def test_lanes_over_one_number_are_rounded_as_a_division() -> None:
+    """Quotients by a reciprocal and corrections, against NumPy's division, to the bit."""
+    rng = np.random.default_rng(4)
+    edges = [
+        0.0,
+        1e-45,
+        1e-38,
+        2.0**-101,
+        2.0**-100,
+        1e-31,
+        1.0,
+        2.0**100,
+        2.0**101,
+        3.4e38,
+        math.inf,
+        math.nan,
+    ]
+    special = np.array([*edges, *(-x for x in edges)], np.float32)
+    mantissas = (np.arange(1 << 14, dtype=np.uint32) * 511 + 0x3F800000).view(np.float32)
+    scattered = np.exp2(rng.uniform(-110, 110, 1 << 14)).astype(np.float32)
+    dividends = np.concatenate([np.resize(special, 64 * len(special)), mantissas, scattered, -scattered])
+    near = [
+        3.0,
+        7.0,
+        np.nextafter(np.float32(2), np.float32(1)),
+        1.0000001,
+        2.0**20,
+        2.0**-20,
+        1e-6,
+        123456.7,
+    ]
+    for divisor in (*special, *np.float32(near), *np.exp2(rng.uniform(-22, 22, 40)).astype(np.float32)):
+        with np.errstate(all="ignore"):
+            expected = dividends / divisor
+        found = (Tensor(dividends) / Tensor(np.array([divisor], np.float32))).numpy()
+        same = (found.view(np.int32) == expected.view(np.int32)) | (np.isnan(found) & np.isnan(expected))
+        assert same.all(), (dividends[~same][:3], divisor, found[~same][:3], expected[~same][:3])

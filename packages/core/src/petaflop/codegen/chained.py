@@ -6,18 +6,20 @@ in register tiles over panels that are packed once for all tiles, and what maps 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from petaflop.codegen.axes import edge_of, reduce_levels, vector_choice
 from petaflop.codegen.contraction import LEAST_WORK, RUN, cycles, runs
 from petaflop.codegen.cost import Summary, points, size_of, summarize
 from petaflop.codegen.product import MOST_TASKS, TASK_WORK, Contraction, ceil_div
+from petaflop.codegen.rewrite import rewrite
 from petaflop.codegen.roles import Roles, is_sum_of_products, roles_of, walks
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, Leaf
 from petaflop.ir.kernel import Block, Kernel, axes_of, axis_size, common_axes
-from petaflop.ir.plan import Chunk, Rewrite, Rows, Split, Stage, StageRows, Tile
+from petaflop.ir.plan import Chunk, Restrict, Rewrite, Rows, Split, Stage, StageRows, Tile
 from petaflop.ir.target import Target
 
 __all__ = ["plan_chain"]
@@ -25,17 +27,16 @@ __all__ = ["plan_chain"]
 TILE_ROWS = 32  # of a task's step: enough to use a panel often
 FAR = 1024  # bytes between the rows of a factor, from which on they are packed
 
-Levels = tuple[tuple[str, int], ...]
-
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """A product of a nest: the position of its block, who is who, and its register tile."""
+    """A product of a nest: the position of its block, who is who, its axis of rows and its register tile."""
 
     position: int
     block: Block
     summary: Summary
     roles: Roles
+    row: Expr
     width: int
     tile_m: int
     vectors: int
@@ -48,6 +49,19 @@ class _Product:
     def n(self) -> str:
         return str(self.roles.n[0].arg)
 
+    @property
+    def tiled(self) -> bool:
+        """Whether there are more columns than in a register tile."""
+        return size_of(axis_size(self.roles.n[0])) > self.tile_n
+
+    @property
+    def chunked(self) -> bool:
+        return len(self.roles.k) == 1 and points(self.roles.k) > RUN
+
+    @property
+    def staged_rows(self) -> bool:
+        return not _near(self.summary, self.factor(self.roles.rows), self.roles.k)
+
     def factor(self, side: int) -> Expr:
         return self.block.reductions[0].term.args[side]
 
@@ -55,58 +69,97 @@ class _Product:
 def plan_chain(kernel: Kernel, first: int, blocks: Sequence[Block], target: Target) -> Contraction | None:
     """The plan of a nest of several blocks whose first is number `first`; None where it holds no product over
     the rows."""
-    common = common_axes(tuple(blocks))
-    if len(blocks) < 2 or not common or not isinstance(axis_size(common[-1]), int):
+    axes = common_axes(tuple(blocks))
+    if len(blocks) < 2 or not axes or not isinstance(axis_size(axes[-1]), int):
         return None
-    row = common[-1]
-    rows = _rows(kernel, blocks, row, target)
+    numbers = tuple(range(first, first + len(blocks)))
+    rows = Rows(numbers, axes[-1].arg, _rows(kernel, blocks, axes[-1], target))
+    nest, rewrites = _restricted(kernel, rows, numbers)
     products = [
         product
-        for position, block in enumerate(blocks)
-        if (product := _product(kernel, position, block, common, rows, target)) is not None
+        for position, block in enumerate(nest.blocks)
+        if (product := _product(nest, position, block, rows.size, target)) is not None
     ]
     work = sum(points(p.block.axes) * points(p.roles.k) for p in products)
     if not products or work < LEAST_WORK:
         return None
-    numbers = tuple(range(first, first + len(blocks)))
-    rewrites: list[Rewrite] = [Rows(numbers, row.arg, rows)]
     split: list[Split] = []
     order: list[str] = []
-    added = 0
+    start = first + nest.added
     for p in reversed(products):  # from the end, so that the numbers before stay as they are
-        own = f"{row.arg}_r{p.position}"
-        split += [Split(own, (("unroll", p.tile_m),))] if p.tile_m > 1 else []
-        vector = (("unroll", p.tile_n), ("vector", p.width)) if p.vectors > 1 else (("vector", p.width),)
-        n = p.n
-        tiles = size_of(axis_size(p.roles.n[0])) > p.tile_n
-        if tiles:
-            rewrites.append(Tile((first + added + p.position,), n, p.tile_n))
-            split.append(Split(f"{n}_r", vector))
-        else:
-            split.append(Split(n, vector))
-        columns = _columns_staged(p, common, tiles)
-        if columns:
-            rewrites.append(Stage(first + added + p.position, p.roles.columns, columns))
-            added += 1
-        number = first + added + p.position
-        if not _near(p.summary, p.factor(p.roles.rows), p.roles.k):
-            rewrites.append(StageRows(number, p.roles.rows))
-            last = p.roles.k[-1]
-            split.append(Split(f"{last.arg}_m", (("vector", p.width),)))
-            number += 1
-        k = p.roles.k
-        if len(k) == 1 and size_of(axis_size(k[0])) > RUN:
-            rewrites.append(Chunk(number, k[0].arg, RUN))
-            order.append(f"{k[0].arg}_b.0")
-        else:
-            split += runs([(a.arg, points([a])) for a in k])
-        order += [f"{n}_t.0", f"{own}.0"] if tiles else [f"{own}.0"]
+        for directive in _packed(p, nest.common, start):
+            rewrites.append(directive)
+            start += isinstance(directive, Stage)
+        splits, loops = _register_loops(p)
+        split += splits
+        order += loops
     inside = {p.position for p in products}
-    for position, block in enumerate(blocks):
+    for position, block in enumerate(nest.blocks):
         if position not in inside:
-            split += _lanes(kernel, block, common, target)
-    split += _threads(common, row, rows, work)
-    return Contraction(tuple(rewrites), added, (), tuple(split), tuple(order))
+            split += _lanes(nest, block, target)
+    split += _threads(nest.common, work)
+    first_wins = {s.axis: s for s in reversed(split)}  # a block that maps may share an axis with a product
+    return Contraction(tuple(rewrites), start - first, (), tuple(first_wins.values()), tuple(order))
+
+
+@dataclass(frozen=True, slots=True)
+class _Nest:
+    """A nest by tiles of rows, in the kernel that has it, after `added` nests more; `common` ends with the
+    number of a tile."""
+
+    kernel: Kernel
+    blocks: Sequence[Block]
+    common: tuple[Expr, ...]
+    added: int
+
+
+def _restricted(kernel: Kernel, rows: Rows, numbers: tuple[int, ...]) -> tuple[_Nest, list[Rewrite]]:
+    """The nest by tiles of rows, without the columns that it does not need."""
+    position = _position(kernel, numbers[0])
+    tiled, restricted = (
+        rewrite(kernel, directives).kernel for directives in ((rows,), (rows, Restrict(numbers)))
+    )
+    fewer = restricted.nests != tiled.nests
+    seen = restricted if fewer else tiled
+    added = len(seen.nests) - len(kernel.nests)
+    blocks = seen.nests[position + added]
+    return _Nest(seen, blocks, common_axes(blocks), added), [rows, *([Restrict(numbers)] if fewer else [])]
+
+
+def _position(kernel: Kernel, number: int) -> int:
+    """The position of the nest that has a block of that number."""
+    counts = accumulate(len(nest) for nest in kernel.nests)
+    return next(position for position, count in enumerate(counts) if number < count)
+
+
+def _packed(p: _Product, common: Sequence[Expr], start: int) -> Iterator[Rewrite]:
+    """Tiles, panels and chunks of a product; a panel stands in a nest of its own, before that of the rows."""
+    number = start + p.position
+    if p.tiled:
+        yield Tile((number,), p.n, p.tile_n)
+    columns = _columns_staged(p, common)
+    if columns:
+        yield Stage(number, p.roles.columns, columns)
+        number += 1
+    if p.staged_rows:
+        yield StageRows(number, p.roles.rows)
+        number += 1
+    if p.chunked:
+        yield Chunk(number, p.roles.k[0].arg, RUN)
+
+
+def _register_loops(p: _Product) -> tuple[list[Split], list[str]]:
+    """The register tile of a product, and its own loops from the outside in: chunks, columns, rows."""
+    vector = (("unroll", p.tile_n), ("vector", p.width)) if p.vectors > 1 else (("vector", p.width),)
+    split = [Split(f"{p.n}_r" if p.tiled else p.n, vector)]
+    if p.tile_m > 1:
+        split.append(Split(p.row.arg, (("unroll", p.tile_m),)))
+    if p.staged_rows:
+        split.append(Split(f"{p.roles.k[-1].arg}_m", (("vector", p.width),)))
+    if not p.chunked:
+        split += runs([(a.arg, points([a])) for a in p.roles.k])
+    order = [f"{p.roles.k[0].arg}_b.0"] if p.chunked else []
+    return split, [*order, *([f"{p.n}_t.0"] if p.tiled else []), f"{p.row.arg}.0"]
 
 
 def _rows(kernel: Kernel, blocks: Sequence[Block], row: Expr, target: Target) -> int:
@@ -127,17 +180,14 @@ def points_of(shape: Sequence[object]) -> int:
     return total
 
 
-def _product(
-    kernel: Kernel, position: int, block: Block, common: Sequence[Expr], rows: int, target: Target
-) -> _Product | None:
+def _product(nest: _Nest, position: int, block: Block, rows: int, target: Target) -> _Product | None:
     """The block as a product of rows with a factor that they share, or None."""
     if not is_sum_of_products((block,)):
         return None
-    summary = summarize(kernel, block)
+    summary = summarize(nest.kernel, block)
     roles = roles_of((block,), (summary,), along_loads=False)
-    if roles is None or roles.m[-1] is not common[-1] or len(roles.n) != 1:
-        return None
-    if set(block.axes) - set(common) != set(roles.n):
+    row, *own = block.axes[len(nest.common) :]
+    if roles is None or roles.m[-1] is not row or len(roles.n) != 1 or own != [*roles.n]:
         return None
     width = max(1, target.vector_bytes // summary.itemsize)
     n = size_of(axis_size(roles.n[0]))
@@ -145,8 +195,9 @@ def _product(
         width //= 2
     if width < 2:
         return None
-    tile_m, vectors = _register_tile(rows, n, width, target.vector_registers)
-    return _Product(position, block, summary, roles, width, tile_m, vectors)
+    return _Product(
+        position, block, summary, roles, row, width, *_register_tile(rows, n, width, target.vector_registers)
+    )
 
 
 def _register_tile(rows: int, n: int, width: int, registers: int) -> tuple[int, int]:
@@ -160,15 +211,15 @@ def _register_tile(rows: int, n: int, width: int, registers: int) -> tuple[int, 
     return best[2], -best[1]
 
 
-def _columns_staged(p: _Product, common: Sequence[Expr], tiles: bool) -> tuple[str, ...]:
+def _columns_staged(p: _Product, common: Sequence[Expr]) -> tuple[str, ...]:
     """The axes of the panels of the factor that rows share; none where it is read where it lies."""
     factor = p.factor(p.roles.columns)
-    if not tiles and walks(p.summary, factor, p.roles.n, 1) and _near(p.summary, factor, p.roles.k):
+    if not p.tiled and walks(p.summary, factor, p.roles.n, 1) and _near(p.summary, factor, p.roles.k):
         return ()
     k = tuple(a.arg for a in p.roles.k)
     used = axes_of((factor,))
     around = tuple(a.arg for a in common if a in used)
-    return (*around, f"{p.n}_t", *k, f"{p.n}_r") if tiles else (*around, *k, p.n)
+    return (*around, f"{p.n}_t", *k, f"{p.n}_r") if p.tiled else (*around, *k, p.n)
 
 
 def _near(summary: Summary, factor: Expr, k: Sequence[Expr]) -> bool:
@@ -180,31 +231,30 @@ def _near(summary: Summary, factor: Expr, k: Sequence[Expr]) -> bool:
     return regular and access.strides.get(k[-1], FAR) * access.itemsize < FAR
 
 
-def _lanes(kernel: Kernel, block: Block, common: Sequence[Expr], target: Target) -> list[Split]:
+def _lanes(nest: _Nest, block: Block, target: Target) -> list[Split]:
     """Vector lanes of a block that maps or reduces rows."""
-    summary = summarize(kernel, block)
+    summary = summarize(nest.kernel, block)
     width = max(1, target.vector_bytes // summary.itemsize)
-    tiles = vector_choice((block,), (summary,), common, width, (), target.has_masked_access)
-    tiles = {a: levels for a, levels in tiles.items() if a not in common}
+    tiles = vector_choice((block,), (summary,), nest.common, width, (), target.has_masked_access)
     result = []
     for a in block.reduce_axes:
         levels = reduce_levels(a, tiles.get(a), (block,))
         result += [Split(a.arg, levels)] if levels else []
     for a, levels in tiles.items():
-        if a in block.axes:
+        if a in block.axes and a not in nest.common:
             edge = edge_of(a, levels, (block,), (summary,)) if target.has_masked_access else "peel"
             result.append(Split(a.arg, levels, edge))
     return result
 
 
-def _threads(common: Sequence[Expr], row: Expr, rows: int, work: int) -> list[Split]:
+def _threads(common: Sequence[Expr], work: int) -> list[Split]:
     """How the tiles are cut into tasks, the outermost axes first."""
     wanted = min(MOST_TASKS, work // TASK_WORK)
     result = []
     for a in common:
-        size = ceil_div(size_of(axis_size(a)), rows) if a is row else size_of(axis_size(a))
+        size = size_of(axis_size(a))
         if wanted >= 2 and size >= 2:
             step = ceil_div(size, wanted)
-            result.append(Split(f"{a.arg}_t" if a is row else a.arg, (("thread", step),)))
+            result.append(Split(a.arg, (("thread", step),)))
             wanted //= ceil_div(size, step)
     return result

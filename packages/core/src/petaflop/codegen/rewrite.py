@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from petaflop.codegen.narrow import narrowed, zero_outside
-from petaflop.codegen.panels import panelled, with_factor
+from petaflop.codegen.narrow import zero_outside
+from petaflop.codegen.panels import panelled, staged, with_factor
+from petaflop.codegen.restrict import restrict_columns
 from petaflop.codegen.rows import Bound, chunked, rows_staged, rows_tiled, share_rooms
 from petaflop.codegen.shift import shifted
 from petaflop.codegen.split_reduce import Limit, halves
 from petaflop.codegen.windows import copied
-from petaflop.dtype import to_dtype
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import (
     TRUE,
@@ -39,19 +39,17 @@ from petaflop.graph.symbolic import (
 from petaflop.ir.kernel import (
     Block,
     Kernel,
-    Store,
     Temporary,
     axes_of,
     axis,
     axis_size,
     common_axes,
-    load,
-    value,
 )
 from petaflop.ir.plan import (
     Chunk,
     Join,
     Panel,
+    Restrict,
     Rewrite,
     Rows,
     Shift,
@@ -151,7 +149,16 @@ def _join(directive: Join, blocks: list[Block], *_: Any) -> None:
         blocks[number] = join_axes(blocks[number], directive.axes, directive.into)
 
 
-def _tile(directive: Tile, blocks: list[Block], temporaries: list[Temporary], *_: Any) -> None:
+def _tile(
+    directive: Tile,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
+) -> None:
+    if (bound := bounds.pop(directive.axis, None)) is not None:
+        bounds[f"{directive.axis}_t"] = bound.parts(directive.size)
     room = {temporary.name: temporary.shape for temporary in temporaries}
     for number in directive.blocks:
         blocks[number] = _tiled(blocks[number], directive, room)
@@ -205,45 +212,15 @@ def _fits(position: Sequence[Expr], shape: tuple[Dim, ...] | None) -> bool:
 def _stage(
     directive: Stage, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
 ) -> None:
-    block = blocks[directive.block]
-    reduction = block.reductions[0]
-    product_, operand = reduction.term, directive.operand
-    factor = product_.args[operand]
-    by_name = {a.arg: a for a in (*block.axes, *reduction.axes)}
-    axes = tuple(by_name[name] for name in directive.axes)
-    name = f"panel{len(temporaries)}"
-    packed = narrowed(factor, to_dtype(directive.dtype)) if directive.dtype else factor
-    assert packed is not None, f"expected a factor that {directive.dtype} holds, got {factor}"
-    shape = tuple(axis_size(a) for a in axes)
-    temporaries.append(Temporary(name, packed.dtype, shape, directive.shared))
-    pack = Block(axes, (Store(name, axes, packed),))
-    for each in reversed(directive.together):
-        pack = _together(pack, by_name[each])
-    read = load(name, axes, packed.dtype)
-    read = value(Op.CAST, read, dtype=factor.dtype) if read.dtype is not factor.dtype else read
-    block = with_factor(block, operand, read)
+    number = directive.block
+    pack, room, block = staged(directive, blocks[number], f"panel{len(temporaries)}")
+    temporaries.append(room)
     if directive.shared:
-        first = axes[: directive.shared]
-        own = {a: axis(f"{a.arg}_p", axis_size(a)) for a in pack.axes[directive.shared :]}
-        pack = pack.map(dict(own))
-        block = replace(block, axes=(*first, *(a for a in block.axes if a not in first)))
-        blocks[directive.block : directive.block + 1] = [pack, block]
-        sizes[_nest_of(directive.block, sizes)[0]] += 1
+        blocks[number : number + 1] = [pack, block]
+        sizes[_nest_of(number, sizes)[0]] += 1
     else:
-        blocks[directive.block] = block
-        _insert(directive.block, [pack], blocks, sizes)
-
-
-def _together(block: Block, along: Expr) -> Block:
-    """The block without an axis, and with its stores for each value of that."""
-    size = axis_size(along)
-    assert isinstance(size, int)
-    stores: list[Store] = []
-    for number in range(size):
-        for store in block.stores:
-            *place, stored = substitute([*store.index, store.value], {along: constant(number)})
-            stores.append(replace(store, index=tuple(place), value=stored))
-    return Block(tuple(a for a in block.axes if a is not along), tuple(stores))
+        blocks[number] = block
+        _insert(number, [pack], blocks, sizes)
 
 
 def _window(
@@ -251,8 +228,7 @@ def _window(
 ) -> None:
     block = blocks[directive.block]
     factor = block.reductions[0].term.args[directive.operand]
-    name = f"window{len(temporaries)}"
-    fill, copy, read = copied(factor, directive.lanes, directive.multiple, name)
+    fill, copy, read = copied(factor, directive.lanes, directive.multiple, f"window{len(temporaries)}")
     temporaries.append(copy)
     blocks[directive.block] = with_factor(block, directive.operand, read)
     _insert(directive.block, [fill], blocks, sizes)
@@ -310,13 +286,36 @@ def _rows(
     rows_tiled(directive, blocks, temporaries, bounds)
 
 
+def _restrict(
+    directive: Restrict,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
+) -> None:
+    position, first = _nest_of(directive.blocks[0], sizes)
+    end = first + sizes[position]
+    members = tuple(blocks[first:end])
+    restricted = restrict_columns(members, common_axes(members), temporaries, bounds)
+    if restricted is not None:
+        blocks[first:end], before = restricted
+        sizes[position] = len(restricted[0])
+        _insert(first, before, blocks, sizes)
+
+
 def _stage_rows(
-    directive: StageRows, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
+    directive: StageRows,
+    blocks: list[Block],
+    temporaries: list[Temporary],
+    sizes: list[int],
+    limits: dict[Block, Limit],
+    bounds: dict[str, Bound],
 ) -> None:
     position, first = _nest_of(directive.block, sizes)
     common = common_axes(tuple(blocks[first : first + sizes[position]]))
     block, name = blocks[directive.block], f"rows{len(temporaries)}"
-    stage, room, read = rows_staged(block, directive.operand, common, name)
+    stage, room, read = rows_staged(block, directive.operand, common, name, bounds)
     blocks[directive.block : directive.block + 1] = [stage, with_factor(block, directive.operand, read)]
     temporaries.append(room)
     sizes[position] += 1
@@ -364,6 +363,7 @@ _RULES: dict[type, Callable[..., None]] = {
     Shift: _shift,
     SplitReduce: _split_reduce,
     Rows: _rows,
+    Restrict: _restrict,
     StageRows: _stage_rows,
     Chunk: _chunk,
 }

@@ -10,7 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from petaflop.codegen.ranges import minimum
-from petaflop.graph.symbolic import TRUE, Dim, Expr, add, as_expr, constant, divide, multiply, substitute
+from petaflop.graph.symbolic import (
+    TRUE,
+    Dim,
+    Expr,
+    add,
+    as_expr,
+    constant,
+    divide,
+    less,
+    multiply,
+    select,
+    substitute,
+)
 from petaflop.ir.kernel import Block, Store, Temporary, axes_of, axis, axis_size, load, loads_of
 from petaflop.ir.plan import Chunk, Rows
 
@@ -23,6 +35,18 @@ class Bound:
 
     low: Expr
     high: Expr
+
+    def parts(self, size: int) -> Bound:
+        """The bound of the number of a part, of parts of that size."""
+        return Bound(divide(self.low, constant(size)), divide(self.high + (size - 1), constant(size)))
+
+    def within(self, size: int, number: Expr) -> Bound:
+        """The bound of the place in part `number`."""
+        first = multiply(number, constant(-size))
+        low, high = add(self.low, first), minimum(constant(size), add(self.high, first))
+        return Bound(
+            constant(0) if self.low.hi <= 0 else select(less(low, constant(0)), constant(0), low), high
+        )
 
 
 def count_of(extent: Dim, size: int) -> Dim:
@@ -124,7 +148,7 @@ def _rename(old: str, new: str, blocks: list[Block]) -> None:
 
 
 def rows_staged(
-    block: Block, operand: int, common: Sequence[Expr], name: str
+    block: Block, operand: int, common: Sequence[Expr], name: str, bounds: dict[str, Bound]
 ) -> tuple[Block, Temporary, Expr]:
     """A block that computes a factor for the rows of a tile, the room for it, and what to read instead."""
     (r,) = block.reductions
@@ -132,6 +156,7 @@ def rows_staged(
     used = axes_of((factor,))
     own = tuple(a for a in block.axes if a not in common and a in used)
     inner = {a: axis(f"{a.arg}_m", axis_size(a)) for a in r.axes}
+    bounds.update({new.arg: bounds[a.arg] for a, new in inner.items() if a.arg in bounds})
     axes = (*common, *own, *inner.values())
     room = Temporary(name, factor.dtype, tuple(axis_size(a) for a in axes), len(common))
     (value,) = substitute((factor,), inner)
@@ -153,8 +178,10 @@ def chunked(
     size = directive.size
     number = axis(f"{old.arg}_b", count_of(axis_size(old), size))
     place = axis(f"{old.arg}_i", size)
-    rest = rest_of(axis_size(old), size, number)
-    if rest is not None:
+    whole = bounds.pop(old.arg, None)
+    if whole is not None:
+        bounds[number.arg], bounds[place.arg] = whole.parts(size), whole.within(size, number)
+    elif (rest := rest_of(axis_size(old), size, number)) is not None:
         bounds[place.arg] = rest
     total = Temporary(name, s.dtype, tuple(axis_size(a) for a in block.axes), len(common))
     position = add(multiply(number, constant(size)), place)

@@ -20,6 +20,7 @@ __all__ = [
     "Nest",
     "Panel",
     "Plan",
+    "Restrict",
     "Rewrite",
     "Rows",
     "Shift",
@@ -236,6 +237,20 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Restrict:
+    """Have `blocks`, a nest of tiles of rows, leave out columns for which conditions on indices leave one
+    value a row.
+
+    What those columns give is computed once for each row; sums that all rows share stand in nests before.
+    """
+
+    blocks: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"restrict columns in block {', '.join(map(str, self.blocks))}"
+
+
+@dataclass(frozen=True, slots=True)
 class StageRows:
     """Compute factor 0 or 1 of the product that `block` sums up for the rows of its nest's tile, in a block
     before it in the nest; its reduce axes are `axis_m` there."""
@@ -247,7 +262,7 @@ class StageRows:
         return f"stage factor {self.operand} of block {self.block} for a tile of rows"
 
 
-Rewrite = Join | Tile | Stage | Panel | Window | Shift | SplitReduce | Rows | StageRows | Chunk
+Rewrite = Join | Tile | Stage | Panel | Window | Shift | SplitReduce | Rows | Restrict | StageRows | Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +313,7 @@ class Plan:
         return "\n".join(lines)
 
 
-_REWRITES = (Chunk, Join, Panel, Rows, Shift, SplitReduce, Stage, StageRows, Tile, Window)
+_REWRITES = (Chunk, Join, Panel, Restrict, Rows, Shift, SplitReduce, Stage, StageRows, Tile, Window)
 _KINDS = (*_REWRITES, Fuse, Matrix, Nest, Plan, Split)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 

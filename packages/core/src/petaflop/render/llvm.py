@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from petaflop.dtype import DType
+from petaflop.dtype import DType, float32
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, Leaf, is_constant, linear_terms
 from petaflop.ir.loops import (
@@ -29,6 +29,7 @@ from petaflop.ir.loops import (
     Store,
 )
 from petaflop.ir.target import Target
+from petaflop.render.llvm_divide import LEAST_LANES, quotient_function
 from petaflop.render.llvm_masks import below
 from petaflop.render.llvm_matrix import deposit, fetch, fragments, multiply, release, tile_registers
 from petaflop.render.llvm_memory import DUMMY_BYTES, load, store
@@ -50,7 +51,7 @@ def render(loops: Loops, target: Target, prelude: Prelude) -> str:
     """
     functions, declarations, math = [], set(), set()
     for phase in loops.phases:
-        function = Function(loops, phase)
+        function = Function(loops, phase, target.has_fma)
         functions += [function.text(), *function.constants]
         declarations |= function.declarations
         math |= function.math_names
@@ -67,8 +68,8 @@ def render(loops: Loops, target: Target, prelude: Prelude) -> str:
 class Function:
     """Renders one phase. `binding` tells what loop variables and let-names stand for at the current place."""
 
-    def __init__(self, loops: Loops, phase: Phase) -> None:
-        self.loops, self.phase = loops, phase
+    def __init__(self, loops: Loops, phase: Phase, has_fma: bool) -> None:
+        self.loops, self.phase, self.has_fma = loops, phase, has_fma
         self.lines: list[str] = []
         self.levels: list[list[str]] = [self.lines]  # one list of lines per enclosing loop or branch
         self.allocations: list[str] = []
@@ -411,8 +412,19 @@ class Function:
         width = max([values[arg].width for arg in expr.args])
         if expr.op is Op.LT and width > 1 and (mask := below(self, expr)):
             return mask, width
+        by_one = expr.op is Op.DIV and values[expr.args[1]].width == 1 and width >= LEAST_LANES
+        if by_one and expr.dtype is float32 and self.has_fma:
+            lanes, divisor = (values[arg].name for arg in expr.args)
+            return self._quotient(lanes, divisor, width), width
         names = [self.widen(values[arg], arg.dtype, width) for arg in expr.args]
         return OPERATIONS[expr.op](self, expr, names, width), width
+
+    def _quotient(self, lanes: str, divisor: str, width: int) -> str:
+        """Lanes over one number."""
+        name, definition = quotient_function(width)
+        self.declarations.add(definition)
+        kind = register_type(float32, width)
+        return self.line(f"call {kind} @{name}({kind} {lanes}, float {divisor})")
 
     def widen(self, value: Value, dtype: DType, width: int) -> str:
         """The value in `width` lanes."""

@@ -8,8 +8,11 @@ many rows there are. How many of them a task takes at a time is the plan's to sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from itertools import permutations
 
-from petaflop.graph.symbolic import Expr, product
+from petaflop.graph.ops import Op
+from petaflop.graph.symbolic import Expr, Leaf, product
 from petaflop.ir.kernel import Block, axes_of, axis_size, loads_of
 from petaflop.schedule.group import Group, Stage, in_order, is_contraction, merge_groups
 from petaflop.schedule.materialize import size_hint
@@ -19,7 +22,7 @@ __all__ = ["join_chains"]
 _LEAST_ROWS = 128  # as many as several tasks have
 _LEAST_IN_A_ROW = 8  # along the innermost of their axes: fewer are no register tile
 _LEAST_WIDTH = 32  # elements of a row between the products: fewer are soon moved
-_MOST_ROW_BYTES = 64 << 10  # of one value between the products
+_MOST_ROW_BYTES = 1 << 20  # of one value between the products, of which a task holds a few rows
 _MOST_STEPS = 512  # multiply-adds for each element between them, beyond which moving it does not show
 
 
@@ -79,9 +82,9 @@ class _Search:
                 return None
             joined = merged
             known.update(dict.fromkeys(joined.stages, joined))
-            first = _product(producer)
-            if first is not None:
-                return joined if _pays(joined, first, last.all_blocks[0]) else None
+            if _product(producer) is not None:
+                first, final = (joined.blocks[min(group.stages)][0] for group in (producer, last))
+                return replace(joined, private=_MOST_ROW_BYTES) if _pays(joined, first, final) else None
 
     def _merged(self, producer: Group, consumer: Group, group_of: Mapping[int, Group]) -> Group | None:
         """The two over the rows that they have in common, if all that lies between them is read by row."""
@@ -116,19 +119,30 @@ def _pays(chain: Group, first: Block, last: Block) -> bool:
     """Whether moving what is between the products would take long beside them, and a task can hold rows of
     it."""
     rows = [axis_size(a) for a in chain.common]
-    if not rows or not all(isinstance(size, int) for size in rows):
+    if not rows or size_hint(product(rows)) < _LEAST_ROWS or size_hint(rows[-1]) < _LEAST_IN_A_ROW:
         return False
-    if size_hint(product(rows)) < _LEAST_ROWS or size_hint(rows[-1]) < _LEAST_IN_A_ROW:
+    axes = {a for block in chain.all_blocks for a in (*block.axes, *block.reduce_axes)}
+    if not all(isinstance(axis_size(a), int) for a in axes):
         return False
-    if len(first.axes) != len(rows) + 1 or len(last.axes) != len(rows) + 1:
+    if not all(_has_rows(block, chain.common) for block in (first, last)):
         return False
-    widths = [
-        product(axis_size(a) for a in block.axes if a not in chain.common) for block in chain.all_blocks
-    ]
-    if not all(isinstance(width, int) for width in widths):
-        return False
+    if [a for a in last.stores[0].index if a.op is Leaf.AXIS][-1:] != [last.axes[-1]]:
+        return False  # its columns are not neighbours in memory
     folded = size_hint(product(axis_size(a) for a in first.reduce_axes))
     between, wide = size_hint(axis_size(first.axes[-1])), size_hint(axis_size(last.axes[-1]))
     itemsize = max(s.value.dtype.itemsize for s in first.stores)
     fits = between >= _LEAST_WIDTH and between * itemsize <= _MOST_ROW_BYTES
     return fits and folded + wide <= _MOST_STEPS
+
+
+def _has_rows(block: Block, common: tuple[Expr, ...]) -> bool:
+    """Whether a block is a product of rows with columns: the innermost common axis is in one factor and its
+    one own axis in the other."""
+    (r, *more) = block.reductions
+    if more or r.op is not Op.ADD or r.term.op is not Op.MUL or len(block.axes) != len(common) + 1:
+        return False
+    used = [axes_of((factor,)) for factor in r.term.args]
+    pair = common[-1], block.axes[-1]
+    return any(
+        pair[0] in a and pair[1] in b and not (pair[0] in b or pair[1] in a) for a, b in permutations(used)
+    )

@@ -34,8 +34,6 @@ from petaflop.schedule.materialize import choose_stages, is_kernel
 
 __all__ = ["schedule"]
 
-_MAX_PRIVATE_BYTES = 64 << 10
-
 
 @dataclass(slots=True)
 class _Memory:
@@ -292,7 +290,7 @@ def _make_private(
         leading = [store.index.index(a) for a in group.common if a in store.index]
         rest = [k for k, size in enumerate(slot.shape) if k not in leading and size != 1]
         size = product((*(slot.shape[k] for k in rest), slot.dtype.itemsize))
-        if len(leading) < len(group.common) or not isinstance(size, int) or size > _MAX_PRIVATE_BYTES:
+        if len(leading) < len(group.common) or not isinstance(size, int) or size > group.private:
             continue
         kept[store.buffer] = (*leading, *rest)
         shape = tuple(slot.shape[k] for k in kept[store.buffer])

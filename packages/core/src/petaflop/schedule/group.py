@@ -50,7 +50,8 @@ class Stage:
 class Group:
     """A nest in the making: its stages in order, their blocks, and the axes that all of the blocks share.
 
-    `operations` and `arguments`, what its kernel would hold, are kept because every possible partner asks.
+    `operations` and `arguments`, what its kernel would hold, are kept because every possible partner asks. A
+    result that is larger than `private` bytes at a point of those axes gets memory of its own.
     """
 
     stages: list[int]
@@ -59,6 +60,7 @@ class Group:
     why: str = ""
     operations: int = 0
     arguments: frozenset[str] = frozenset()
+    private: int = 64 << 10
 
     @property
     def all_blocks(self) -> list[Block]:
