@@ -14,7 +14,8 @@ from _bench import Case, Pair, main, pair
 
 from petaflop import Tensor, jit
 
-SIZES = [(256,) * 3, (512,) * 3, (1024,) * 3, (2048,) * 3, (1000, 777, 333), (4096, 64, 4096), (64, 4096, 64)]
+SIZES = [(256,) * 3, (512,) * 3, (1024,) * 3, (2048,) * 3, (1000, 777, 333), (4096, 64, 4096)]
+SIZES += [(64, 4096, 4096), (64, 4096, 64)]
 TURNED: dict[str, Callable[[Any, Any], Any]] = {
     "nt": lambda a, b: a @ b.T,
     "tn": lambda a, b: a.T @ b,
@@ -81,13 +82,17 @@ def cases() -> Iterator[Case]:
         for m, k, n in SIZES:
             a, b = pair((m, k), dtype), pair((k, n), dtype, 1)
             yield product(f"{dtype} {m}x{k}x{n}", a, b, lambda x, y: x @ y, error)
-    a, b = pair((1024, 1024)), pair((1024, 1024), seed=1)
-    for name, multiply in TURNED.items():
-        yield product(f"float32 1024 {name}", a, b, multiply)
-    yield product("float32 12x512x64 @ 64x512", pair((12, 512, 64)), pair((12, 64, 512)), lambda x, y: x @ y)
-    yield product(
-        "float32 12x512x512 @ 512x64", pair((12, 512, 512)), pair((12, 512, 64)), lambda x, y: x @ y
-    )
+    for dtype, error in (("float32", 1e-5), ("bfloat16", 1e-2)):
+        a, b = pair((1024, 1024), dtype), pair((1024, 1024), dtype, 1)
+        for name, multiply in TURNED.items():
+            yield product(f"{dtype} 1024 {name}", a, b, multiply, error)
+    rows, weight = pair((24, 2048), "bfloat16"), pair((2048, 2048), "bfloat16", 1)
+    yield product("bfloat16 24x2048 @ 2048x2048 nt", rows, weight, TURNED["nt"], 1e-2)
+    for dtype, error in (("float32", 1e-5), ("bfloat16", 1e-2)):
+        for shapes in (((12, 512, 64), (12, 64, 512)), ((12, 512, 512), (12, 512, 64))):
+            a, b = pair(shapes[0], dtype), pair(shapes[1], dtype, 1)
+            name = f"{dtype} 12x512x{shapes[0][2]} @ {shapes[0][2]}x{shapes[1][2]}"
+            yield product(name, a, b, lambda x, y: x @ y, error)
     for size in (256, 512, 1024):
         yield integers(size, size, size)
     for dtype in ("float32", "bfloat16"):

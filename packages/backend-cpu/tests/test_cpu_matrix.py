@@ -84,9 +84,8 @@ def run(kernel: Kernel, plan: Plan) -> tuple[list[Array], Array]:
 
 
 def exact(inputs: list[Array], turned: str) -> tuple[Array, Array]:
-    """The product in int64 or float64, and the sum of the products' sizes."""
-    wide = np.float64 if inputs[0].dtype.kind not in "iu" else np.int64
-    a, b = (x.astype(wide) for x in inputs)
+    """The product, and the sum of the products' sizes: in float64, which holds those of integers exactly."""
+    a, b = (x.astype(np.float64) for x in inputs)
     a = np.swapaxes(a, -1, -2) if turned[0] == "t" else a
     b = np.swapaxes(b, -1, -2) if turned[1] == "t" else b
     return a @ b, np.abs(a) @ np.abs(b)
