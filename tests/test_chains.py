@@ -88,10 +88,25 @@ def test_attention_holds_no_score_matrix() -> None:
     assert sum(event.size for event in recorded.memory if event.size > 0) < scores / 8
 
 
-def test_grouped_heads() -> None:
-    q, k, v = normal(2, 8, 64, 32), normal(2, 2, 64, 32), normal(2, 2, 64, 32)
-    result = Tensor(q).scaled_dot_product_attention(Tensor(k), Tensor(v), is_causal=True, enable_gqa=True)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_grouped_heads(groups: int) -> None:
+    q, k, v = normal(2, 8, 64, 32), normal(2, groups, 64, 32), normal(2, groups, 64, 32)
+    given = realized(q, k, v)
+    result = Tensor.scaled_dot_product_attention(*given, is_causal=True, enable_gqa=True)
+    assert launches(result) == 1
     expected = attention_in_float64(q, k, v, is_causal=True, enable_gqa=True)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_queries_keys_and_values_from_one_tensor() -> None:
+    """As projections give them; the heads go back to one axis."""
+    both = normal(2, 96, 3 * 4 * 32)
+    (x,) = realized(both)
+    q, k, v = x.reshape(2, 96, 3, 4, 32).permute(2, 0, 3, 1, 4)
+    result = q.scaled_dot_product_attention(k, v, is_causal=True).transpose(1, 2).reshape(2, 96, 128)
+    assert launches(result) == 1
+    parts = [np.ascontiguousarray(part) for part in both.reshape(2, 96, 3, 4, 32).transpose(2, 0, 3, 1, 4)]
+    expected = attention_in_float64(*parts, is_causal=True).transpose(0, 2, 1, 3).reshape(2, 96, 128)
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=2e-6)
 
 
@@ -195,11 +210,17 @@ def _triangle(x: Any, a: Any, b: Any) -> Any:
     return (scores.tril() if isinstance(scores, Tensor) else np.tril(scores)) @ b
 
 
+def _read_again(x: Any, a: Any, b: Any) -> Any:
+    scores = x @ a
+    return ((scores.softmax() if isinstance(scores, Tensor) else softmax(scores)) + scores * 0.25) @ b
+
+
 OTHERS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "two layers": _two_layers,
     "a weighted mean by hand": _weights_by_hand,
     "two layers with a norm": _normalized,
     "a triangle of products": _triangle,
+    "scores that are read again": _read_again,
 }
 
 

@@ -263,3 +263,15 @@ def test_what_a_task_packs_is_no_copy_of_the_factor() -> None:
     loops = lower(kernel, default_plan(kernel, replace(backend().target, l2_bytes=1 << 20)), backend().target)
     assert [memory.space for memory in loops.memory] == ["scratch"]
     assert loops.memory[0].size <= (1 << 19) // 4
+
+
+def test_both_factors_from_one_buffer() -> None:
+    """x @ x.T: what is read along m and what is read along n are told apart, though both are `x`."""
+    m, n, k = axis("m", 96), axis("n", 96), axis("k", 48)
+    x = numbers((96, 48), float32)
+    term = value(Op.MUL, load("x", (m, k), float32), load("x", (n, k), float32))
+    block = Block((m, n), (Store("o", (m, n), state("s", float32)),), (reduction("s", Op.ADD, term, (k,)),))
+    kernel = Kernel((reads("x", (96, 48)), writes("o", (96, 96))), ((block,),))
+    expected = x.astype(np.float64) @ x.T.astype(np.float64)
+    for result in both_plans(kernel, [x], np.zeros((96, 96), np.float32)):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)

@@ -15,7 +15,7 @@ from petaflop.codegen.contraction import LEAST_WORK, RUN, cycles, runs
 from petaflop.codegen.cost import Summary, points, size_of, summarize
 from petaflop.codegen.product import MOST_TASKS, TASK_WORK, Contraction, ceil_div
 from petaflop.codegen.rewrite import rewrite
-from petaflop.codegen.roles import Roles, is_sum_of_products, roles_of, walks
+from petaflop.codegen.roles import Roles, is_sum_of_products, loads_below, roles_of, walks
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, Leaf
 from petaflop.ir.kernel import Block, Kernel, axes_of, axis_size, common_axes
@@ -60,7 +60,7 @@ class _Product:
 
     @property
     def staged_rows(self) -> bool:
-        return not _near(self.summary, self.factor(self.roles.rows), self.roles.k)
+        return not _near(self.summary, self.factor(self.roles.rows), self.row, self.roles.k)
 
     def factor(self, side: int) -> Expr:
         return self.block.reductions[0].term.args[side]
@@ -214,7 +214,11 @@ def _register_tile(rows: int, n: int, width: int, registers: int) -> tuple[int, 
 def _columns_staged(p: _Product, common: Sequence[Expr]) -> tuple[str, ...]:
     """The axes of the panels of the factor that rows share; none where it is read where it lies."""
     factor = p.factor(p.roles.columns)
-    if not p.tiled and walks(p.summary, factor, p.roles.n, 1) and _near(p.summary, factor, p.roles.k):
+    if (
+        not p.tiled
+        and walks(p.summary, factor, p.roles.n, 1)
+        and _near(p.summary, factor, p.roles.n[0], p.roles.k)
+    ):
         return ()
     k = tuple(a.arg for a in p.roles.k)
     used = axes_of((factor,))
@@ -222,13 +226,17 @@ def _columns_staged(p: _Product, common: Sequence[Expr]) -> tuple[str, ...]:
     return (*around, f"{p.n}_t", *k, f"{p.n}_r") if p.tiled else (*around, *k, p.n)
 
 
-def _near(summary: Summary, factor: Expr, k: Sequence[Expr]) -> bool:
-    """Whether a factor is a plain load whose elements along k are not far apart."""
+def _near(summary: Summary, factor: Expr, beside: Expr, k: Sequence[Expr]) -> bool:
+    """Whether a factor is a plain load whose elements along k are not far apart; it has the axis `beside`,
+    unlike the other factor, which may be read from the same memory."""
     if factor.op is not Leaf.LOAD or factor.args[0].op is not Op.CONST:
         return False
-    access = next(a for a in summary.accesses if a.buffer == factor.arg[0] and not a.is_store)
-    regular = not (access.irregular | access.guarded) & set(k)
-    return regular and access.strides.get(k[-1], FAR) * access.itemsize < FAR
+    return any(
+        beside in access.strides
+        and not (access.irregular | access.guarded) & set(k)
+        and access.strides.get(k[-1], FAR) * access.itemsize < FAR
+        for access in loads_below(summary, factor)
+    )
 
 
 def _lanes(nest: _Nest, block: Block, target: Target) -> list[Split]:

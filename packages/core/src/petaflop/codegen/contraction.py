@@ -220,8 +220,9 @@ def _rows_as_they_are(product: Product) -> bool:
         return False
     if not walks(product.summaries[0], rows, (*roles.m, *roles.k), None):
         return False
-    steps = [x.strides.get(roles.k[-1], 0) * x.itemsize for x in loads_below(product.summaries[0], rows)]
-    far = max(steps) >= FAR  # both factors may read one matrix
+    reads = loads_below(product.summaries[0], rows)  # the other factor may be read from the same memory
+    access = next(a for a in reads if roles.m[-1] in a.strides)
+    far = access.strides.get(roles.k[-1], 0) * access.itemsize >= FAR
     return not far or product.n < 8 * product.width
 
 

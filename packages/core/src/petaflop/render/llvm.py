@@ -410,12 +410,12 @@ class Function:
 
     def _operation(self, expr: Expr, values: Mapping[Expr, Value]) -> tuple[str, int]:
         width = max([values[arg].width for arg in expr.args])
-        if expr.op is Op.LT and width > 1 and (mask := below(self, expr)):
-            return mask, width
         by_one = expr.op is Op.DIV and values[expr.args[1]].width == 1 and width >= LEAST_LANES
         if by_one and expr.dtype is float32 and self.has_fma:
             lanes, divisor = (values[arg].name for arg in expr.args)
             return self._quotient(lanes, divisor, width), width
+        if expr.op is Op.LT and width > 1 and (mask := below(self, expr)):
+            return mask, width
         names = [self.widen(values[arg], arg.dtype, width) for arg in expr.args]
         return OPERATIONS[expr.op](self, expr, names, width), width
 

@@ -29,7 +29,7 @@ from petaflop.graph.symbolic import add as add_index
 from petaflop.graph.view import source_index
 from petaflop.ir.kernel import Argument, Block, Store, axis, axis_size, load, reduction, value
 
-__all__ = ["build_block", "runs_over_nothing", "split_axes"]
+__all__ = ["build_block", "replace_axis", "runs_over_nothing", "split_axes"]
 
 Position = tuple[Expr, ...]
 Key = tuple[Node, Position, Expr]
@@ -279,7 +279,7 @@ def split_axes(block: Block) -> Block:
         outer = axis(f"{whole.arg}o", _exact(axis_size(whole), size))
         inner = axis(f"{whole.arg}n", size)
         joined = add_index(multiply(outer, constant(size)), inner)
-        block = _replace_axis(block, whole, (outer, inner), joined)
+        block = replace_axis(block, whole, (outer, inner), joined)
     return block
 
 
@@ -301,7 +301,9 @@ def _split_point(block: Block) -> tuple[Expr, int] | None:
     return None
 
 
-def _replace_axis(block: Block, whole: Expr, parts: tuple[Expr, ...], joined: Expr) -> Block:
+def replace_axis(block: Block, whole: Expr, parts: tuple[Expr, ...], joined: Expr) -> Block:
+    """The block with an axis replaced by others, of which it is the sum `joined`."""
+
     def swap(axes: tuple[Expr, ...]) -> tuple[Expr, ...]:
         return tuple(p for a in axes for p in (parts if a is whole else (a,)))
 

@@ -7,14 +7,15 @@ many rows there are. How many of them a task takes at a time is the plan's to sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import permutations
 
 from petaflop.graph.ops import Op
-from petaflop.graph.symbolic import Expr, Leaf, product
+from petaflop.graph.symbolic import Expr, linear_terms, product
 from petaflop.ir.kernel import Block, axes_of, axis_size, loads_of
-from petaflop.schedule.group import Group, Stage, in_order, is_contraction, merge_groups
+from petaflop.schedule.group import Group, Stage, in_order, is_contraction, leading, merge_groups
 from petaflop.schedule.materialize import size_hint
 
 __all__ = ["join_chains"]
@@ -39,7 +40,7 @@ def join_chains(groups: list[Group], stages: Sequence[Stage], seen: Set[str]) ->
     changed = False
     for last in groups:
         if group_of[last.stages[0]] is last and _product(last) is not None:
-            joined = search.chain(last, group_of)
+            joined = search.chain(last, min(last.stages), group_of)
             if joined is not None:
                 group_of.update(dict.fromkeys(joined.stages, joined))
                 changed = True
@@ -66,25 +67,20 @@ class _Search:
     ) -> None:
         self.stages, self.by_name, self.readers, self.inside = stages, by_name, readers, inside
 
-    def chain(self, last: Group, group_of: Mapping[int, Group]) -> Group | None:
-        """`last`, which begins with a product, and what comes before it back to another product, as one
-        nest."""
-        joined = last
-        known = dict(group_of)
-        while True:
-            reads = {n for m in joined.stages for n in self.stages[m].reads} - set(joined.stages)
-            before = {id(known[n]): known[n] for n in sorted(reads, reverse=True)}
-            for producer in before.values():
-                merged = self._merged(producer, joined, known)
-                if merged is not None:
-                    break
-            else:
-                return None
-            joined = merged
-            known.update(dict.fromkeys(joined.stages, joined))
-            if _product(producer) is not None:
-                first, final = (joined.blocks[min(group.stages)][0] for group in (producer, last))
-                return replace(joined, private=_MOST_ROW_BYTES) if _pays(joined, first, final) else None
+    def chain(self, joined: Group, last: int, group_of: Mapping[int, Group]) -> Group | None:
+        """`joined`, in which stage `last` is a product, and what comes before it back to another product, as
+        one nest."""
+        known = {**group_of, **dict.fromkeys(joined.stages, joined)}
+        reads = {n for m in joined.stages for n in self.stages[m].reads} - set(joined.stages)
+        for producer in {id(known[n]): known[n] for n in sorted(reads, reverse=True)}.values():
+            merged = self._merged(producer, joined, known)
+            if merged is not None:
+                begins = _product(producer) is not None
+                first = min(producer.stages)
+                found = _by_rows(merged, first, last) if begins else self.chain(merged, last, known)
+                if found is not None:
+                    return found
+        return None
 
     def _merged(self, producer: Group, consumer: Group, group_of: Mapping[int, Group]) -> Group | None:
         """The two over the rows that they have in common, if all that lies between them is read by row."""
@@ -115,34 +111,46 @@ def _by_row(block: Block, common: tuple[Expr, ...], names: Set[str]) -> bool:
     return True
 
 
+def _by_rows(chain: Group, first: int, last: int) -> Group | None:
+    """The chain with the axis of its rows as the innermost common one, if it is worth its while; its products
+    are stages `first` and `last`."""
+    products = [chain.blocks[number][0] for number in (first, last)]
+    rows = [a for a in chain.common if all(_is_row(block, a, chain.common) for block in products)]
+    if not rows:
+        return None
+    row = max(rows, key=lambda a: size_hint(axis_size(a)))
+    common = (*(a for a in chain.common if a is not row), row)
+    blocks = {n: tuple(leading(b, common) for b in members) for n, members in chain.blocks.items()}
+    ordered = replace(chain, common=common, blocks=blocks, private=_MOST_ROW_BYTES)
+    return ordered if _pays(ordered, blocks[first][0], blocks[last][0]) else None
+
+
+def _is_row(block: Block, row: Expr, common: tuple[Expr, ...]) -> bool:
+    """Whether a block is a product of rows with columns: `row` is in one factor alone and the block's one own
+    axis in the other."""
+    (r, *more) = block.reductions
+    own = [a for a in block.axes if a not in common]
+    if more or r.op is not Op.ADD or r.term.op is not Op.MUL or len(own) != 1:
+        return False
+    used = [axes_of((factor,)) for factor in r.term.args]
+    pairs = permutations(used)
+    return any(row in a and own[0] in b and not (row in b or own[0] in a) for a, b in pairs)
+
+
 def _pays(chain: Group, first: Block, last: Block) -> bool:
     """Whether moving what is between the products would take long beside them, and a task can hold rows of
     it."""
-    rows = [axis_size(a) for a in chain.common]
-    if not rows or size_hint(product(rows)) < _LEAST_ROWS or size_hint(rows[-1]) < _LEAST_IN_A_ROW:
+    rows = [size_hint(axis_size(a)) for a in chain.common]
+    if math.prod(rows) < _LEAST_ROWS or rows[-1] < _LEAST_IN_A_ROW:
         return False
     axes = {a for block in chain.all_blocks for a in (*block.axes, *block.reduce_axes)}
     if not all(isinstance(axis_size(a), int) for a in axes):
         return False
-    if not all(_has_rows(block, chain.common) for block in (first, last)):
+    place = [part for part in last.stores[0].index if part.op is not Op.CONST]
+    if linear_terms(place[-1])[0].get(last.axes[-1]) != 1:  # its columns are not neighbours in memory
         return False
-    if [a for a in last.stores[0].index if a.op is Leaf.AXIS][-1:] != [last.axes[-1]]:
-        return False  # its columns are not neighbours in memory
     folded = size_hint(product(axis_size(a) for a in first.reduce_axes))
     between, wide = size_hint(axis_size(first.axes[-1])), size_hint(axis_size(last.axes[-1]))
     itemsize = max(s.value.dtype.itemsize for s in first.stores)
     fits = between >= _LEAST_WIDTH and between * itemsize <= _MOST_ROW_BYTES
     return fits and folded + wide <= _MOST_STEPS
-
-
-def _has_rows(block: Block, common: tuple[Expr, ...]) -> bool:
-    """Whether a block is a product of rows with columns: the innermost common axis is in one factor and its
-    one own axis in the other."""
-    (r, *more) = block.reductions
-    if more or r.op is not Op.ADD or r.term.op is not Op.MUL or len(block.axes) != len(common) + 1:
-        return False
-    used = [axes_of((factor,)) for factor in r.term.args]
-    pair = common[-1], block.axes[-1]
-    return any(
-        pair[0] in a and pair[1] in b and not (pair[0] in b or pair[1] in a) for a, b in permutations(used)
-    )

@@ -7,12 +7,13 @@ their common axes. Unrelated small nests of one depth are then put side by side 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, Leaf, linear_terms, product, topological
 from petaflop.ir.kernel import Block, axes_of, axis_size, loads_of
+from petaflop.schedule.alike import split_blocks, split_common, unlike
 from petaflop.schedule.forward import is_ordered
 from petaflop.schedule.materialize import size_hint
 
@@ -22,6 +23,7 @@ __all__ = [
     "group_stages",
     "in_order",
     "is_contraction",
+    "leading",
     "merge_groups",
     "place_side_by_side",
 ]
@@ -95,7 +97,7 @@ def group_stages(stages: Sequence[Stage]) -> list[Group]:
     by_name = {stage.name: stage.number for stage in stages}
     for stage in stages:
         shared = _shared_axes(stage.blocks)
-        blocks = tuple(_leading(block, shared) for block in stage.blocks)
+        blocks = tuple(leading(block, shared) for block in stage.blocks)
         mine = Group(
             [stage.number], {stage.number: blocks}, shared, "", _expressions(blocks), _arguments(blocks)
         )
@@ -119,12 +121,14 @@ def _shared_axes(blocks: Sequence[Block]) -> tuple[Expr, ...]:
     )
 
 
-def _leading(block: Block, shared: tuple[Expr, ...]) -> Block:
+def leading(block: Block, shared: tuple[Expr, ...]) -> Block:
+    """The block with its axes `shared` before the others, in that order."""
     if block.axes[: len(shared)] == shared:
         return block
     return replace(block, axes=(*shared, *(a for a in block.axes if a not in shared)))
 
 
+Position = tuple[Expr, ...]
 Obstacle = Callable[[Group, Group, Mapping[Expr, Expr], tuple[Expr, ...]], str]
 
 
@@ -148,6 +152,7 @@ def merge_groups(
         return "the kernel is full"
     if _would_cycle(producer, consumer, stages, group_of):
         return "another kernel must run between"
+    producer, consumer = _alike(producer, consumer, by_name)
     mapping = _align(producer, consumer, by_name)
     common = tuple(c for c in consumer.common if c in mapping.values())
     reason = obstacle(producer, consumer, mapping, common)
@@ -173,7 +178,7 @@ def merge_groups(
 def _renamed(
     group: Group, mapping: dict[Expr, Expr], common: tuple[Expr, ...]
 ) -> dict[int, tuple[Block, ...]]:
-    return {n: tuple(_leading(b.map(mapping), common) for b in group.blocks[n]) for n in group.stages}
+    return {n: tuple(leading(b.map(mapping), common) for b in group.blocks[n]) for n in group.stages}
 
 
 def _expressions(blocks: Iterable[Block]) -> int:
@@ -207,23 +212,40 @@ def _would_cycle(
     return False
 
 
+def _reads(
+    producer: Group, consumer: Group, by_name: Mapping[str, int]
+) -> Iterator[tuple[Position, Position]]:
+    """Where the producer stored a result, and where the consumer reads it."""
+    for block in consumer.all_blocks:
+        for load in loads_of(block.exprs):
+            number = by_name.get(load.arg[0])
+            if number is not None and number in producer.blocks:
+                yield producer.blocks[number][0].stores[0].index, load.args[1:]
+
+
+def _alike(producer: Group, consumer: Group, by_name: Mapping[str, int]) -> tuple[Group, Group]:
+    """The two with axes cut that one has whole and the other in parts."""
+    found = unlike(_reads(producer, consumer, by_name))
+    first, second = (
+        replace(g, blocks=split_blocks(g.blocks, parts), common=split_common(g.common, parts)) if parts else g
+        for g, parts in zip((producer, consumer), found, strict=True)
+    )
+    return first, second
+
+
 def _align(producer: Group, consumer: Group, by_name: Mapping[str, int]) -> dict[Expr, Expr]:
     """Common axes of the producer → axes of the consumer that equal them wherever the consumer reads a
     result."""
     mapping: dict[Expr, Expr] = {}
     barred: set[Expr] = set()
-    for block in consumer.all_blocks:
-        for load in loads_of(block.exprs):
-            number = by_name.get(load.arg[0])
-            if number is None or number not in producer.blocks:
-                continue
-            pairs = _matches(producer.blocks[number][0].stores[0].index, load.args[1:])
-            for shared in producer.common:
-                found = pairs.get(shared)
-                if found is None or found not in consumer.common or mapping.get(shared, found) is not found:
-                    barred.add(shared)
-                else:
-                    mapping[shared] = found
+    for stored, read in _reads(producer, consumer, by_name):
+        pairs = _matches(stored, read)
+        for shared in producer.common:
+            found = pairs.get(shared)
+            if found is None or found not in consumer.common or mapping.get(shared, found) is not found:
+                barred.add(shared)
+            else:
+                mapping[shared] = found
     taken: set[Expr] = set()
     for shared in producer.common:
         target = mapping.get(shared)
