@@ -84,9 +84,8 @@ def run(kernel: Kernel, plan: Plan) -> tuple[list[Array], Array]:
 
 
 def exact(inputs: list[Array], turned: str) -> tuple[Array, Array]:
-    """The product in int64 or float64, and the sum of the products' sizes."""
-    wide = np.float64 if inputs[0].dtype.kind not in "iu" else np.int64
-    a, b = (x.astype(wide) for x in inputs)
+    """The product, and the sum of the products' sizes: in float64, which holds those of integers exactly."""
+    a, b = (x.astype(np.float64) for x in inputs)
     a = np.swapaxes(a, -1, -2) if turned[0] == "t" else a
     b = np.swapaxes(b, -1, -2) if turned[1] == "t" else b
     return a @ b, np.abs(a) @ np.abs(b)
@@ -294,19 +293,27 @@ def test_long_sums_are_put_aside() -> None:
         assert np.max(np.abs(result / expected - 1)) <= 2.0**-24 * np.sqrt(k), str(plan)
 
 
+@pytest.mark.parametrize("turned", ["nn", "nt", "tn"])
+@pytest.mark.parametrize(
+    "sizes", [(300, 311, 520), (24, 1500, 700), (1500, 300, 64), (600, 700, 2100)], ids=str
+)
 @pytest.mark.parametrize("dtype", [bfloat16, int8], ids=str)
-def test_the_same_bits_on_any_number_of_threads(dtype: DType) -> None:
-    kernel = product((300, 311, 520), (dtype, dtype))
+def test_the_same_bits_on_any_number_of_threads(
+    dtype: DType, sizes: tuple[int, int, int], turned: str
+) -> None:
+    kernel = product(sizes, (dtype, dtype), turned)
     plan = default_plan(kernel, backend().target)
     inputs = [numbers(tuple(map(int, a.shape)), a.dtype) for a in kernel.arguments[:2]]
     results = []
     for threads in (1, 2, 3):
         with overrides(threads=threads):
-            results.append(np.zeros((300, 311), WIDE[dtype].numpy))
+            results.append(np.zeros(sizes[:2], WIDE[dtype].numpy))
             execute(kernel, inputs, [results[-1]], plan)
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
-    assert np.max(np.abs(results[0])) > 0
+    expected, size = exact(inputs, turned)
+    bound = 0 if dtype is int8 else 2.0**-24 * max(8, np.sqrt(sizes[2])) * size
+    assert np.all(np.abs(results[0] - expected) <= bound)
 
 
 def test_what_comes_before_and_after_is_part_of_the_product() -> None:
@@ -326,6 +333,18 @@ def test_what_comes_before_and_after_is_part_of_the_product() -> None:
     a, b = (x.astype(np.float64) for x in inputs)
     expected = np.maximum(np.maximum(a, 0) @ b + np.arange(90), 50)
     assert np.max(np.abs(got.astype(np.float64) / expected - 1)) <= 2.0**-8
+
+
+def test_a_ragged_sum_adds_nothing_whatever_the_factor_is_of_zero() -> None:
+    """1 / 0 is infinite, and times 0 it would be NaN: outside of k a factor is 0, not what it makes of 0."""
+    kernel = product(
+        (70, 90, 65), (bfloat16, bfloat16), start=lambda x: value(Op.DIV, constant(1, bfloat16), x)
+    )
+    inputs, got = run(kernel, default_plan(kernel, backend().target))
+    a, b = (x.astype(np.float64) for x in inputs)
+    reciprocal = (1 / a).astype(bfloat16.numpy).astype(np.float64)
+    size = np.abs(reciprocal) @ np.abs(b)
+    assert np.max(np.abs(got - reciprocal @ b) / size) <= 2.0**-20
 
 
 def test_what_no_instruction_holds_exactly_goes_another_way() -> None:

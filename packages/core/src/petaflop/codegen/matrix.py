@@ -25,12 +25,13 @@ from petaflop.ir.target import MatrixInstruction, Target
 __all__ = ["plan_matrix"]
 
 LEAST_WORK = 1 << 13  # multiply-adds below which panels do not pay
-PANEL_ROWS = 24  # rows from which on packing columns that are contiguous pays
-LEAST_ROWS = 4  # rows from which on it pays for others
+LEAST_ROWS = 3  # rows from which on panels may pay
+EASY, HARD = 0.25, 1.2  # cycles for an element that is packed in whole vectors, and for others
 FAR = 4096  # bytes: rows that are multiples of it apart share a few lines of the nearest cache
 CHAIN = 128  # roundings of a sum in one chain before it is put aside
 PACKED = 1 << 16  # elements that a task packs
 MANY = 8  # independent parts from which on they are tasks enough
+FEW_ROWS = 32  # so many take about as long as packing their columns
 RUN = 8  # tiles of columns that are packed together at most
 
 
@@ -61,6 +62,7 @@ class _Shape:
     run: int
     inside: str
     rows_outside: bool
+    turned: bool  # whether columns lie along k
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -94,14 +96,17 @@ def plan_matrix(kernel: Kernel, first: int, blocks: Sequence[Block], target: Tar
     if not all(_plain(summaries[0], factor, (*roles.m, *roles.n, *roles.k)) for factor in factors):
         return None
     m, n, k = sizes
-    if m < (PANEL_ROWS if contiguous else LEAST_ROWS) or m * n * k < LEAST_WORK:
+    if m < LEAST_ROWS or m * n * k < LEAST_WORK:
         return None
     choice = min(_choices(blocks[0], roles, sizes, target), key=lambda c: c.cycles, default=None)
     if choice is None:
         return _shifted(kernel, first, blocks, roles, target)
-    if choice.cycles > m * n * k / _flat(target):
-        return None
     row = choice.row
+    packing = (
+        EASY if contiguous or row.group < row.k else HARD
+    )  # groups of a step make squares that turn round
+    if choice.cycles + n * k * packing >= m * n * k / _flat(target) + n * k * (EASY if contiguous else HARD):
+        return None
     product = Product(
         blocks, summaries, roles, row.n, m, n, k, choice.rows * row.m, choice.columns, contiguous
     )
@@ -189,7 +194,7 @@ def _plan(first: int, product: Product, choice: _Choice, target: Target) -> Cont
                 packs.append(made)
 
     speed = row.m * row.n * row.k / row.cycles / _flat(target)
-    work = int(TASK_WORK * max(1.0, speed))
+    work = int(TASK_WORK * max(1.0, speed * product.m / (product.m + FEW_ROWS)))
     wide = replace(product, vectors=product.vectors * shape.run)
     rows_fit = _fitting(target.l2_bytes // 2, product.k, row, product.tile_m)
     rows_fit = product.tile_m if shape.rows_outside else rows_fit
@@ -245,6 +250,7 @@ def _shape(m: str, n: str, product: Product, row: MatrixInstruction, target: Tar
         run,
         inside,
         few_columns or inside == "columns",
+        walks(product.summaries[0], product.factors[product.roles.columns], product.roles.k, 1),
     )
 
 
@@ -253,7 +259,9 @@ def _order(shape: _Shape, m_tasks: bool, n_tasks: bool) -> tuple[str, ...]:
     read together."""
     first, rows = f"{shape.columns[0]}.{int(n_tasks)}", f"{shape.rows[0]}.{int(m_tasks)}"
     if shape.run > 1:
-        pack = tuple(f"{name}_p.0" for name in (f"{shape.k}_t", *shape.steps[:-1], shape.columns[1]))
+        across = (f"{shape.k}_t", *shape.steps[:-1], shape.columns[1])
+        inward = (*shape.columns[1:], f"{shape.k}_t") if shape.turned else across
+        pack = tuple(f"{name}_p.0" for name in inward)
         return (first, *pack, rows, f"{shape.columns[1]}.0")
     return (rows, first) if shape.rows_outside and shape.inside != "columns" else (first, rows)
 
@@ -302,7 +310,8 @@ def _pack_columns(
     axes = (*around, *tiles, f"{shape.k}_t", *blocked, place, last)
     inside = shape.inside == "columns"
     shared = len(around) + 1 if inside else 0
-    rewrites.append(Stage(number, operand, axes, row.b_dtype, together=True, shared=shared))
+    together = shape.steps if shape.turned else (last,)
+    rewrites.append(Stage(number, operand, axes, row.b_dtype, together, shared))
     lanes = (("vector", row.n),)
     if inside:
         return (), (Split(f"{place}_p", lanes),)
@@ -321,7 +330,8 @@ def _pack_rows(
     axes = (*around, tiles, f"{shape.k}_t", place, *blocked, last)
     inside = shape.inside == "rows"
     shared = len(around) + 1 if inside else 0
-    rewrites.append(Stage(number, operand, axes, row.a_dtype, together=not along, shared=shared))
+    together = () if along else shape.steps
+    rewrites.append(Stage(number, operand, axes, row.a_dtype, together, shared))
     own = "_p" if inside else ""
     fuse: tuple[Fuse, ...] = ()
     lanes = Split(f"{place}{own}", (("vector", min(16, product.tile_m & -product.tile_m)),))

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from petaflop.codegen.narrow import narrowed, zero_outside
-from petaflop.codegen.panels import panelled, with_factor
+from petaflop.codegen.narrow import zero_outside
+from petaflop.codegen.panels import panelled, staged, with_factor
 from petaflop.codegen.restrict import restrict_columns
 from petaflop.codegen.rows import Bound, chunked, rows_staged, rows_tiled, share_rooms
 from petaflop.codegen.shift import shifted
 from petaflop.codegen.split_reduce import Limit, halves
 from petaflop.codegen.windows import copied
-from petaflop.dtype import to_dtype
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import (
     TRUE,
@@ -40,14 +39,11 @@ from petaflop.graph.symbolic import (
 from petaflop.ir.kernel import (
     Block,
     Kernel,
-    Store,
     Temporary,
     axes_of,
     axis,
     axis_size,
     common_axes,
-    load,
-    value,
 )
 from petaflop.ir.plan import (
     Chunk,
@@ -216,46 +212,15 @@ def _fits(position: Sequence[Expr], shape: tuple[Dim, ...] | None) -> bool:
 def _stage(
     directive: Stage, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
 ) -> None:
-    block = blocks[directive.block]
-    reduction = block.reductions[0]
-    product_, operand = reduction.term, directive.operand
-    factor = product_.args[operand]
-    by_name = {a.arg: a for a in (*block.axes, *reduction.axes)}
-    axes = tuple(by_name[name] for name in directive.axes)
-    name = f"panel{len(temporaries)}"
-    packed = narrowed(factor, to_dtype(directive.dtype)) if directive.dtype else factor
-    assert packed is not None, f"expected a factor that {directive.dtype} holds, got {factor}"
-    shape = tuple(axis_size(a) for a in axes)
-    temporaries.append(Temporary(name, packed.dtype, shape, directive.shared))
-    pack = Block(axes, (Store(name, axes, packed),))
-    if directive.together:
-        pack = _together(pack)
-    read = load(name, axes, packed.dtype)
-    read = value(Op.CAST, read, dtype=factor.dtype) if read.dtype is not factor.dtype else read
-    block = with_factor(block, operand, read)
+    number = directive.block
+    pack, room, block = staged(directive, blocks[number], f"panel{len(temporaries)}")
+    temporaries.append(room)
     if directive.shared:
-        first = axes[: directive.shared]
-        own = {a: axis(f"{a.arg}_p", axis_size(a)) for a in pack.axes[directive.shared :]}
-        pack = pack.map(dict(own))
-        block = replace(block, axes=(*first, *(a for a in block.axes if a not in first)))
-        blocks[directive.block : directive.block + 1] = [pack, block]
-        sizes[_nest_of(directive.block, sizes)[0]] += 1
+        blocks[number : number + 1] = [pack, block]
+        sizes[_nest_of(number, sizes)[0]] += 1
     else:
-        blocks[directive.block] = block
-        _insert(directive.block, [pack], blocks, sizes)
-
-
-def _together(block: Block) -> Block:
-    """The block without its last axis, and with a store for each value of that."""
-    *axes, last = block.axes
-    (store,) = block.stores
-    size = axis_size(last)
-    assert isinstance(size, int)
-    stores = []
-    for number in range(size):
-        (stored,) = substitute([store.value], {last: constant(number)})
-        stores.append(replace(store, index=(*axes, constant(number)), value=stored))
-    return Block(tuple(axes), tuple(stores))
+        blocks[number] = block
+        _insert(number, [pack], blocks, sizes)
 
 
 def _window(
@@ -263,8 +228,7 @@ def _window(
 ) -> None:
     block = blocks[directive.block]
     factor = block.reductions[0].term.args[directive.operand]
-    name = f"window{len(temporaries)}"
-    fill, copy, read = copied(factor, directive.lanes, directive.multiple, name)
+    fill, copy, read = copied(factor, directive.lanes, directive.multiple, f"window{len(temporaries)}")
     temporaries.append(copy)
     blocks[directive.block] = with_factor(block, directive.operand, read)
     _insert(directive.block, [fill], blocks, sizes)

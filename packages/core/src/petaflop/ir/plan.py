@@ -101,8 +101,8 @@ class Stage:
     memory.
 
     A panel has room for whole tiles; what is outside a ragged axis is 0. With a `dtype` it holds the factor
-    as it was before it was cast from that dtype. Where `together`, one point of the new block stores all that
-    the last axis runs over. The new block stands before `block`: in a nest of its own, or with `shared` in
+    as it was before it was cast from that dtype. One point of the new block stores all that the axes
+    `together` run over. The new block stands before `block`: in a nest of its own, or with `shared` in
     the same nest, whose first axes become those first `shared` ones: then the panel holds what a point of
     these needs, and the other axes of the new block have `_p` at their ends.
     """
@@ -111,12 +111,12 @@ class Stage:
     operand: int
     axes: tuple[str, ...]
     dtype: str = ""
-    together: bool = False
+    together: tuple[str, ...] = ()
     shared: int = 0
 
     def __str__(self) -> str:
         dtype = f" in {self.dtype}" if self.dtype else ""
-        together = ", the last together" if self.together else ""
+        together = f", {' and '.join(self.together)} together" if self.together else ""
         inside = f", inside {', '.join(self.axes[: self.shared])}" if self.shared else ""
         axes = ", ".join(self.axes)
         return f"stage factor {self.operand} of block {self.block} as [{axes}]{dtype}{together}{inside}"

@@ -32,7 +32,7 @@ from petaflop.ir.target import Target
 from petaflop.render.llvm_divide import LEAST_LANES, quotient_function
 from petaflop.render.llvm_masks import below
 from petaflop.render.llvm_matrix import deposit, fetch, fragments, multiply, release, tile_registers
-from petaflop.render.llvm_memory import load, store
+from petaflop.render.llvm_memory import DUMMY_BYTES, load, store
 from petaflop.render.llvm_ops import OPERATIONS, literal, memory_type, register_type, splat, vector
 from petaflop.render.llvm_uses import buffers_used, unseen
 from petaflop.render.llvm_values import Address, Value
@@ -41,7 +41,6 @@ from petaflop.render.llvm_words import in_words, store_words
 __all__ = ["render"]
 
 Prelude = Callable[[set[str]], str]
-DUMMY_BYTES = 1024  # where accesses that are switched off go
 
 
 def render(loops: Loops, target: Target, prelude: Prelude) -> str:
@@ -188,9 +187,9 @@ class Function:
 
     def statements(self, body: tuple[Statement, ...]) -> None:
         for statement in in_words(self, body):
-            if isinstance(statement, tuple):
+            if isinstance(statement, list):
                 store_words(self, statement)
-                self.written(statement[0].buffer)
+                self.written(statement[0][0].buffer)
             else:
                 _STATEMENTS[type(statement)](self, statement)
         for statement in body:

@@ -16,7 +16,9 @@ from petaflop.render.llvm_values import Address, Value
 if TYPE_CHECKING:
     from petaflop.render.llvm import Function
 
-__all__ = ["lane_pointers", "load", "store"]
+__all__ = ["DUMMY_BYTES", "lane_pointers", "load", "store"]
+
+DUMMY_BYTES = 1024  # where accesses that are switched off go
 
 
 def load(f: Function, expr: Expr) -> tuple[str, int]:
