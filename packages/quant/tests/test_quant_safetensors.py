@@ -164,6 +164,16 @@ def test_nf4_of_bitsandbytes(tmp_path: Path, double: bool) -> None:
     check(loaded(tmp_path, state), expected.reshape(OUTPUTS, INPUTS))
 
 
+@pytest.mark.parametrize("shape", [(64, 96), (128, 33), (3, 64)])
+def test_nf4_blocks_may_run_over_the_end_of_a_row(shape: tuple[int, int]) -> None:
+    values = torch.randn(shape)
+    packed = quantize(values.numpy(), "nf4")
+    blocks = values.reshape(-1, 64)
+    absmax = blocks.abs().amax(-1, keepdim=True)
+    codes = (blocks[..., None] / absmax[..., None] - torch.tensor(NF4)).abs().argmin(-1)
+    check(packed, (torch.tensor(NF4)[codes] * absmax).reshape(shape))
+
+
 # ---- our own ----
 
 
