@@ -43,13 +43,12 @@ try:
 except DeviceError as error:
     print(error)
 """  # prints why a backend has no device on this machine
-SUITES = {"petaflop.backends": "--petaflop-backend", "petaflop.quant": "--petaflop-scheme"}
-ALONE = {
-    "core",
-    "conformance",
-    "quant",
-    *(f"backend-{name}" for name in BACKENDS),
-}  # their tests need no peer
+SUITES = {
+    "petaflop.backends": "--petaflop-backend",
+    "petaflop.quant": "--petaflop-scheme",
+    "petaflop.encoders": "--petaflop-encoder",
+}
+ALONE = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}  # their tests need no peer
 
 # Trained models as data: the variable that tells the tests where, the wheel that has it, and where there.
 MODELS = {
@@ -194,11 +193,11 @@ def backend(session: nox.Session, name: str) -> None:
 
 @nox.session(requires=["build"])
 def quant(session: nox.Session) -> None:
-    """Test the quantization package on the CPU backend, then hold each of its formats to the suite."""
+    """Hold every format and encoder of the quantization package to the suite; `together` runs its tests."""
     provide(session, ["core", "backend-cpu", "conformance", "quant"], TESTS)
-    unit_tests(session, PACKAGES["quant"] / "tests")
-    for offer in METADATA["quant"]["project"]["entry-points"]["petaflop.quant.v1"]:
-        examine(session, "petaflop.quant", offer, None)
+    for group in ("petaflop.quant", "petaflop.encoders"):
+        for offer in METADATA["quant"]["project"]["entry-points"][f"{group}.v1"]:
+            examine(session, group, offer, None)
 
 
 @nox.session(requires=["build"])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from petaflop import Tensor
+from petaflop import Tensor, jit
 from petaflop.errors import ArgumentError, FileFormatError
+from petaflop.profile import profile
 from petaflop_quant import Linear, QuantTensor, quantize, save
 from petaflop_quant.encoders.grids import grid_of
 from petaflop_quant.registry import own_format
@@ -217,3 +218,34 @@ def test_hqq_is_hqq() -> None:
     found = packed.planes["m"].numpy().reshape(-1, 1)
     assert np.array_equal(found, (-best * step).numpy().astype(np.float16))
     assert (abs(found - low.numpy()) > 1e-3).mean() > 0.3  # else the offsets would be those of `rtn`
+
+
+@pytest.mark.parametrize(
+    "name", ["q8_0", "q4_0", "q5_0", "q4_k", "q6_k", "iq4_nl", "mxfp4", "nf4", "int8_row"]
+)
+def test_experts_captures_and_epilogues(name: str) -> None:
+    """Three axes, a captured layer with what follows it, and many rows: each one kernel."""
+    values = RANDOM.standard_normal((3, 40, 512)).astype(np.float32)
+    packed, x = quantize(values, name), RANDOM.standard_normal((3, 5, 512)).astype(np.float32)
+    wide = packed.numpy().astype(np.float64)
+    layer = Linear(quantize(values[0], name), Tensor.ones(40).realize())
+    captured = jit(lambda given: layer(given).relu())
+    many = Tensor(np.ones((300, 512), np.float32)).realize()
+    products = {
+        "experts": Tensor(x).realize() @ packed.T,
+        "epilogue": layer(Tensor(x[0]).realize()).relu(),
+        "many": many @ layer.weight.T,
+    }
+    expected = {
+        "experts": x @ wide.transpose(0, 2, 1),
+        "epilogue": np.maximum(x[0] @ wide[0].T + 1, 0),
+        "many": np.ones((300, 512)) @ wide[0].T,
+    }
+    for what, product in products.items():
+        with profile() as recorded:
+            product.realize()
+        assert len(recorded.launches) == 1, what
+        np.testing.assert_allclose(product.numpy(), expected[what], rtol=1e-4, atol=1e-3)
+    for _ in range(3):
+        found = captured(Tensor(x[0])).numpy()
+        np.testing.assert_allclose(found, expected["epilogue"], rtol=1e-4, atol=1e-3)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from petaflop import Tensor
 from petaflop.errors import FileFormatError
@@ -49,7 +49,25 @@ def loaded(tmp_path: Path, state: dict[str, torch.Tensor], name: str = "a.weight
     save_file(state, path)
     found = load(path)
     assert list(found) == [name]
+    again = tmp_path / "again.safetensors"
+    save(again, found)
+    if name.endswith(".weight") and "a.weight.quant_map" not in state:
+        same_file(load_file(again), state)
+    assert np.array_equal(load(again)[name].numpy(), found[name].numpy())
     return found[name]
+
+
+def same_file(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """What we write are the tensors that others write; scales may be wider, and stand in rows."""
+    optional = {"a.g_idx"}
+    assert set(ours) | optional == set(theirs) | optional
+    for name, expected in theirs.items():
+        found = ours[name]
+        if name == "a.weight_scale" and found.dtype != expected.dtype:
+            found, expected = found, expected.float().expand_as(found)
+        assert found.dtype == expected.dtype and torch.equal(
+            found.view(torch.uint8), expected.contiguous().view(torch.uint8)
+        ), name
 
 
 def check(tensor: Any, expected: torch.Tensor) -> None:
@@ -164,6 +182,16 @@ def test_nf4_of_bitsandbytes(tmp_path: Path, double: bool) -> None:
     check(loaded(tmp_path, state), expected.reshape(OUTPUTS, INPUTS))
 
 
+@pytest.mark.parametrize("shape", [(64, 96), (128, 33), (3, 64)])
+def test_nf4_blocks_may_run_over_the_end_of_a_row(shape: tuple[int, int]) -> None:
+    values = torch.randn(shape)
+    packed = quantize(values.numpy(), "nf4")
+    blocks = values.reshape(-1, 64)
+    absmax = blocks.abs().amax(-1, keepdim=True)
+    codes = (blocks[..., None] / absmax[..., None] - torch.tensor(NF4)).abs().argmin(-1)
+    check(packed, (torch.tensor(NF4)[codes] * absmax).reshape(shape))
+
+
 # ---- our own ----
 
 
@@ -245,3 +273,19 @@ def test_files_of_others_that_lie(tmp_path: Path) -> None:
     del good["a.scales"]
     save_file(good, path)
     refused(path, "scales")
+
+
+def test_zeros_that_are_not_less_one_have_a_note(tmp_path: Path) -> None:
+    """GPTQ's second version of files looks like the first: ours says which it is."""
+    scheme = own_format("gptq").with_parameters(group=32, zero_offset=0, act_order=True)
+    shape = (16, 64)
+    planes = {
+        name: np.random.default_rng(1).integers(0, 99, plane.shape).astype(plane.dtype.numpy)
+        for name, plane in scheme.planes(shape).items()
+    }
+    planes["g_idx"] %= 2
+    packed = QuantTensor(scheme, planes, shape)
+    save(tmp_path / "v2.safetensors", {"a.weight": packed})
+    found = load(tmp_path / "v2.safetensors")["a.weight"]
+    assert found.scheme.parameters["zero_offset"] == 0
+    assert np.array_equal(found.numpy(), packed.numpy())

@@ -30,12 +30,16 @@ _MOST_TEXT = 1 << 16
 
 
 def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-    """Planes as tensors `name:plane`, with a note of formats, versions, parameters and shapes."""
+    """What others read under their names; all else as tensors `name:plane`, with a note of formats, versions,
+    parameters and shapes."""
     state: dict[str, Any] = {}
     notes: dict[str, Any] = {}
     for name, each in tensors.items():
         if not isinstance(each, QuantTensor):
             state[name] = each
+            continue
+        if (theirs := _as_others(name, each)) is not None:
+            state |= theirs
             continue
         notes[name] = {
             "format": each.scheme.name,
@@ -48,7 +52,28 @@ def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -
         if each.factors is not None:
             planes["factors"] = each.factors
         state |= {f"{name}{_BETWEEN}{key}": plane for key, plane in planes.items()}
-    safe_save(state, path, {**metadata, KEY: json.dumps(notes)})
+    notes_text = {KEY: json.dumps(notes)} if notes else {}
+    safe_save(state, path, {**metadata, **notes_text})
+
+
+def _as_others(name: str, tensor: QuantTensor) -> dict[str, Any] | None:
+    """The tensors that GPTQ, AWQ and compressed-tensors have for `STEM.weight`; None where they have none."""
+    stem, planes = name.removesuffix(".weight"), dict(tensor.planes)
+    if stem == name or tensor.factors is not None or tensor.ndim != 2:
+        return None
+    scheme = tensor.scheme.name
+    if scheme in ("int8_row", "fp8_e4m3"):
+        return {name: planes["codes"], f"{stem}.weight_scale": planes["scale"]}
+    if scheme not in ("gptq", "awq", "packed_int", "nvfp4_packed"):
+        return None
+    if scheme == "gptq" and not tensor.scheme.parameters["zero_offset"]:
+        return None  # nothing in the file would say so
+    if scheme == "gptq" and "g_idx" not in planes:
+        group = tensor.scheme.parameters["group"]
+        planes["g_idx"] = Tensor((np.arange(tensor.shape[1]) // int(group)).astype(np.int32))
+    if scheme == "packed_int":
+        planes["weight_shape"] = Tensor(np.array(tensor.shape, np.int64))
+    return {f"{stem}.{key}": plane for key, plane in planes.items()}
 
 
 def read(path: Path, device: str | None) -> tuple[dict[str, Any], dict[str, str]]:

@@ -85,9 +85,10 @@ class NF4(InPlanes):
         """codes and absmax, by rows if those are whole blocks; of `double` also what absmax is coded by."""
         self.check_shape(shape)
         blocks = math.prod(shape) // self.each
-        whole = shape[-1] % self.each == 0
-        front = (*shape[:-1], shape[-1] // self.each) if whole else (blocks,)
-        found = {"codes": Plane(DTYPES["uint8"], (*front, self.each // 2))}
+        front, last = shape[:-1], shape[-1]
+        halves = (*front, last // 2) if last % 2 == 0 else (math.prod(shape) // 2,)
+        found = {"codes": Plane(DTYPES["uint8"], halves)}
+        front = (*front, last // self.each) if last % self.each == 0 else (blocks,)
         if not self.double:
             return {**found, "absmax": Plane(DTYPES["float32"], front)}
         return {
@@ -138,14 +139,21 @@ class NF4(InPlanes):
         """The same, lazily; nested sizes in float64, whose products are exact."""
         self.check_planes(planes, shape)
         absmax, packed = planes["absmax"], planes["codes"]
-        rows = math.prod(absmax.shape[:-1])
-        each = absmax.shape[-1]
-        codes = _halves(packed.reshape(rows, each * self.each // 2), high_first=True)
-        scale = absmax.reshape(rows, each, 1).expand(rows, each, self.each).reshape(rows, each * self.each)
+        element = Tensor.arange(math.prod(shape), device=absmax.device)
+        # What runs over the end of a row is gathered: as a view, its place is nothing that plans understand.
+        if shape[-1] % 2:
+            wide = packed.gather(0, element // 2)
+            codes = (element & 1).ne(0).where(wide & 15, wide // 16)
+        else:
+            codes = _halves(packed.reshape(-1, packed.shape[-1]), high_first=True)
+        if shape[-1] % self.each:
+            scale = absmax.gather(0, element // self.each).reshape(*codes.shape)
+        else:
+            scale = absmax.unsqueeze(-1).expand(*absmax.shape, self.each).reshape(*codes.shape)
         if self.double:
             level = _looked_up(planes["nested_map"], scale).cast("float64")
-            block = Tensor.arange(rows * each * self.each, device=absmax.device) // (256 * self.each)
-            nested = planes["nested_absmax"].gather(0, block).reshape(*scale.shape).cast("float64")
+            nested = planes["nested_absmax"].gather(0, element // (256 * self.each))
+            nested = nested.reshape(*codes.shape).cast("float64")
             scale = (level * nested + planes["nested_offset"].cast("float64")).cast("float32")
         table = Tensor(np.array(NF4_LEVELS, np.float32), device=packed.device)
         return (_looked_up(table, codes) * scale).reshape(*shape)
