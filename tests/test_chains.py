@@ -335,3 +335,16 @@ def test_columns_that_somebody_needs_are_computed() -> None:
     seen = np.where(np.arange(160)[:, None] >= np.arange(192), product, -1.0)
     expected = (np.maximum(seen, 0) + seen[:, ::-1]) @ b.numpy()
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_columns_left_out_of_one_value_are_not_left_out_of_another() -> None:
+    x, a, b = realized(normal(160, 16) / 4, normal(16, 192), normal(192, 24))
+    i, j = Tensor.arange(160).reshape(160, 1), Tensor.arange(192)
+    scores = x @ a
+    masked, other = (i >= j).where(scores.exp(), 0.0), scores.sin()
+    result = ((masked / masked.sum(-1, keepdim=True)) @ b) + other.flip(-1) @ b * 0.1
+    product = x.numpy().astype(np.float64) @ a.numpy()
+    seen = np.where(np.arange(160)[:, None] >= np.arange(192), np.exp(product), 0.0)
+    weights = seen / seen.sum(-1, keepdims=True)
+    expected = weights @ b.numpy() + np.sin(product)[:, ::-1] @ b.numpy() * 0.1
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-4, atol=1e-4)

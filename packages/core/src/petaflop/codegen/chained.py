@@ -99,8 +99,7 @@ def plan_chain(kernel: Kernel, first: int, blocks: Sequence[Block], target: Targ
         if position not in inside:
             split += _lanes(nest, block, target)
     split += _threads(nest.common, work)
-    first_wins = {s.axis: s for s in reversed(split)}  # a block that maps may share an axis with a product
-    return Contraction(tuple(rewrites), start - first, (), tuple(first_wins.values()), tuple(order))
+    return Contraction(tuple(rewrites), start - first, (), tuple(split), tuple(order))
 
 
 @dataclass(frozen=True, slots=True)
