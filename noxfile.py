@@ -1,11 +1,12 @@
 """The matrix: sessions install built wheels, by path, in environments of their own and run outside the tree.
 
-`nox` runs lint, core, backend(...), thirdparty(quick) and together; `nox -s demo` shows it all working;
-`nox -l` lists the rest.
+`nox` runs lint, core, backend(...), quant, thirdparty(quick) and together; `nox -s demo` shows it all
+working; `nox -l` lists the rest.
 Never install our packages by name: until the first release anyone could own the names on the index.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"  # nox brings it, and its pip knows every index and option
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "core", "backend", "thirdparty(quick)", "together"]
+nox.options.sessions = ["lint", "core", "backend", "quant", "thirdparty(quick)", "together"]
 
 ROOT = Path(__file__).parent.resolve()
 DIST = ROOT / "dist"
@@ -43,7 +44,12 @@ except DeviceError as error:
     print(error)
 """  # prints why a backend has no device on this machine
 SUITES = {"petaflop.backends": "--petaflop-backend", "petaflop.quant": "--petaflop-scheme"}
-ALONE = {"core", "conformance", *(f"backend-{name}" for name in BACKENDS)}  # their tests need no peer
+ALONE = {
+    "core",
+    "conformance",
+    "quant",
+    *(f"backend-{name}" for name in BACKENDS),
+}  # their tests need no peer
 
 # Trained models as data: the variable that tells the tests where, the wheel that has it, and where there.
 MODELS = {
@@ -54,6 +60,7 @@ MODELS = {
 }
 EXAMPLES_NEED = ["pillow>=10.1", "tokenizers>=0.15"]  # of examples/*.py, besides what our packages need
 PEERS = ["torch==2.13.0", "onnxruntime>=1.20", "scikit-learn>=1.5"]
+BENCH = ["matplotlib>=3.8", "threadpoolctl>=3.5", "tinygrad>=0.14", "ziglang>=0.17"]
 ONNX = "onnx==1.23.2"  # makes the cases of the suite: another version is another baseline
 PILLOW = "pillow>=10"  # ImageDecoder's
 BUILDERS = ["hatchling>=1.27", "editables>=0.5"]  # what an editable install needs without the network
@@ -186,6 +193,15 @@ def backend(session: nox.Session, name: str) -> None:
 
 
 @nox.session(requires=["build"])
+def quant(session: nox.Session) -> None:
+    """Test the quantization package on the CPU backend, then hold each of its formats to the suite."""
+    provide(session, ["core", "backend-cpu", "conformance", "quant"], TESTS)
+    unit_tests(session, PACKAGES["quant"] / "tests")
+    for offer in METADATA["quant"]["project"]["entry-points"]["petaflop.quant.v1"]:
+        examine(session, "petaflop.quant", offer, None)
+
+
+@nox.session(requires=["build"])
 @nox.parametrize("depth", [nox.param(name, id=name) for name in HOLDS])
 def thirdparty(session: nox.Session, depth: str) -> None:
     """Install the example plugins as an outsider would, run their own tests, and hold them to the suite."""
@@ -276,14 +292,32 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks side by side with their peers: all of them, or those named after `--`."""
-    provide(session, list(PACKAGES), [*PEERS, "matplotlib>=3.8"])
-    names = session.posargs or [path.stem for path in sorted(ROOT.glob("benchmarks/[a-z]*.py"))]
-    if not names:
-        session.error("expected programs in benchmarks/, found none")
+    """Run the benchmarks side by side with their peers: all of them, or those named after `--`.
+
+    Options for each follow the names (`-- matmul --runs 5`). Tables, JSON and charts go to dist/bench.
+    """
+    provide(session, list(PACKAGES), [*PEERS, *BENCH])
+    found = {path.stem for path in ROOT.glob("benchmarks/[a-z]*.py")}
+    known = sorted(found, key=lambda name: (name == "others", name))  # the slowest last
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), session.posargs)) or known
+    given = list(itertools.dropwhile(lambda word: not word.startswith("-"), session.posargs))
+    if unknown := sorted(set(names) - set(known)):
+        session.error(f"expected names among {', '.join(known)}, got {', '.join(unknown)}")
+    out = DIST / "bench"
+    model = str(model_data(session, "MAGIKA_MODEL"))
+    failed = []
     with tempfile.TemporaryDirectory(prefix="petaflop-") as folder, session.chdir(folder):
+        env = {**environment(folder), "MAGIKA_MODEL": model}
         for name in names:
-            session.run("python", str(ROOT / "benchmarks" / f"{name}.py"), env=environment(folder))
+            (out / f"{name}.json").unlink(missing_ok=True)  # what a crash leaves is no result of this run
+            command = ["python", str(ROOT / "benchmarks" / f"{name}.py"), "--out", str(out), *given]
+            try:
+                session.run(*command, env=env)
+            except nox.command.CommandFailed:  # a crash too: the other groups are worth having
+                failed.append(name)
+        session.run("python", str(ROOT / "benchmarks" / "_summary.py"), str(out), env=env)
+    if failed:
+        session.error(f"these groups failed, see above: {', '.join(failed)}")
 
 
 @nox.session(requires=["build"])

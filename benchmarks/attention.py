@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from _bench import Case, main, pair
+from _bench import Bar, Case, compare, main, pair
 from torch.nn.functional import scaled_dot_product_attention
 
-from petaflop import jit
+BARS = {"attention": Bar(0.9, 1.1)}
 
 
 def attention(length: int, causal: bool) -> Case:
-    q, k, v = (pair((1, 8, length, 64), seed=seed) for seed in range(3))
-    replayed = jit(lambda q, k, v: q.scaled_dot_product_attention(k, v, is_causal=causal))
-    return Case(
+    inputs = [pair((1, 8, length, 64), seed=seed) for seed in range(3)]
+    return compare(
         f"{length} positions" + (", causal" if causal else ""),
-        lambda: replayed(q.ours, k.ours, v.ours),
-        lambda: scaled_dot_product_attention(q.theirs, k.theirs, v.theirs, is_causal=causal),
-        lambda: scaled_dot_product_attention(
-            q.theirs.double(), k.theirs.double(), v.theirs.double(), is_causal=causal
-        ).numpy(),
-        4.0 * 8 * length * length * 64 / (2 if causal else 1),
+        "attention",
+        inputs,
+        lambda q, k, v: q.scaled_dot_product_attention(k, v, is_causal=causal),
+        lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=causal),
+        operations=4.0 * 8 * length * length * 64 / (2 if causal else 1),
     )
 
 
@@ -31,4 +29,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    main("attention", cases)
+    main("attention", cases, BARS)

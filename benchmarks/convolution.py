@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from _bench import Case, main, pair
+from _bench import Bar, Case, compare, main, pair
 from torch.nn import functional as F
 
-from petaflop import jit
-
+BARS = {"convolution": Bar(0.75, 1.0)}
 # channels in, size, channels out, kernel, stride, groups
 LAYERS = [
     (3, 224, 64, 7, 2, 1),
@@ -40,40 +39,49 @@ LAYERS = [
 
 
 def layer(batch: int, inner: int, size: int, outer: int, taps: int, stride: int, groups: int) -> Case:
-    x, w = pair((batch, inner, size, size)), pair((outer, inner // groups, taps, taps), seed=1)
+    image, weight = pair((batch, inner, size, size)), pair((outer, inner // groups, taps, taps), seed=1)
     pad = taps // 2
-    replayed = jit(lambda x, w: x.conv2d(w, stride=stride, padding=pad, groups=groups))
     side = (size + 2 * pad - taps) // stride + 1
-    return Case(
+    return compare(
         f"{batch}x{inner}x{size}² to {outer}, {taps}x{taps} / {stride}, {groups} groups",
-        lambda: replayed(x.ours, w.ours),
-        lambda: F.conv2d(x.theirs, w.theirs, stride=stride, padding=pad, groups=groups),
-        lambda: F.conv2d(
-            x.theirs.double(), w.theirs.double(), stride=stride, padding=pad, groups=groups
-        ).numpy(),
-        2.0 * batch * outer * side * side * (inner // groups) * taps * taps,
+        "convolution",
+        [image, weight],
+        lambda x, w: x.conv2d(w, stride=stride, padding=pad, groups=groups),
+        lambda x, w: F.conv2d(x, w, stride=stride, padding=pad, groups=groups),
+        operations=2.0 * batch * outer * side * side * (inner // groups) * taps * taps,
     )
+
+
+def pools(batch: int) -> Iterator[Case]:
+    """ResNet's largest pooling, and averages over windows and over the whole image."""
+    x, last = pair((batch, 64, 112, 112)), pair((batch, 2048, 7, 7))
+    yield compare(
+        f"max pool {batch}x64x112², 3x3 / 2",
+        "convolution",
+        [x],
+        lambda x: x.max_pool2d(3, 2, padding=1),
+        lambda x: F.max_pool2d(x, 3, 2, 1),
+        reads=4.0 * x.theirs.numel(),
+        writes=1.0 * x.theirs.numel(),
+    )
+    for image, taps in ((x, 2), (last, 7)):
+        yield compare(
+            f"average pool {batch}x{image.theirs.shape[1]}x{image.theirs.shape[2]}², {taps}x{taps} / {taps}",
+            "convolution",
+            [image],
+            lambda x, taps=taps: x.avg_pool2d(taps),
+            lambda x, taps=taps: F.avg_pool2d(x, taps),
+            reads=4.0 * image.theirs.numel(),
+            writes=4.0 * image.theirs.numel() / taps**2,
+        )
 
 
 def cases() -> Iterator[Case]:
     for batch in (1, 8):
         for sizes in LAYERS:
             yield layer(batch, *sizes)
-    x = pair((8, 64, 112, 112))
-    largest, mean = jit(lambda x: x.max_pool2d(3, 2, padding=1)), jit(lambda x: x.avg_pool2d(2))
-    yield Case(
-        "max pool 8x64x112², 3x3 / 2",
-        lambda: largest(x.ours),
-        lambda: F.max_pool2d(x.theirs, 3, 2, 1),
-        lambda: F.max_pool2d(x.theirs.double(), 3, 2, 1).numpy(),
-    )
-    yield Case(
-        "average pool 8x64x112², 2x2 / 2",
-        lambda: mean(x.ours),
-        lambda: F.avg_pool2d(x.theirs, 2),
-        lambda: F.avg_pool2d(x.theirs.double(), 2).numpy(),
-    )
+        yield from pools(batch)
 
 
 if __name__ == "__main__":
-    main("convolution", cases)
+    main("convolution", cases, BARS)

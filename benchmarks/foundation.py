@@ -1,29 +1,25 @@
-"""The figures that the foundation is held to: import, compile, schedule, replay, and matmul against PyTorch.
-
-`nox -s bench`, or `python benchmarks/foundation.py`, on a machine where nothing else runs. Ratios come from
-runs that alternate between petaflop and its peer in this process.
+"""What petaflop takes beside its kernels: import, compile, schedule, replay. Figures without a peer, which
+mean something only on a machine where nothing else runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-import numpy as np
-import torch
-from rich.console import Console
-from rich.table import Table
+from _bench import Bar, bench
+from _report import Row
 
 from petaflop import Tensor, jit
 from petaflop.config import overrides
 from petaflop.profile import profile
 
 RUNS = 20
-SIZES = (256, 512, 1024, 2048)
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -108,46 +104,18 @@ def replay() -> tuple[int, float]:
     ) * 1e3
 
 
-def matmul(size: int) -> tuple[float, float, float]:
-    """(GFLOP/s ours, GFLOP/s PyTorch, worst relative error against float64)."""
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((size, size), dtype=np.float32) for _ in range(2))
-    ours, theirs = (Tensor(a).realize(), Tensor(b).realize()), (torch.from_numpy(a), torch.from_numpy(b))
-    result = (ours[0] @ ours[1]).realize()
-    exact = a.astype(np.float64) @ b
-    error = float(np.abs(result.numpy() - exact).max() / np.abs(exact).max())
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(RUNS):
-        times[0].append(seconds(lambda: (ours[0] @ ours[1]).realize()))
-        times[1].append(seconds(lambda: theirs[0] @ theirs[1]))
-    work = 2e-9 * size**3
-    return work / statistics.median(times[0]), work / statistics.median(times[1]), error
-
-
-def main() -> None:
-    console = Console(width=110)
+def rows(given: argparse.Namespace) -> Iterator[Row]:
+    """Everything on one thread: none of it is work for more."""
     gc.collect()
     gc.freeze()  # what importing a peer leaves behind is not walked in the middle of our kernels
-    console.print(f"import petaflop: {import_seconds():.2f} s")
-    table = Table("cold kernel", "graph to text, ms", "all in all, ms")
-    for name, python, total in cold_kernels():
-        table.add_row(name, f"{python:.1f}", f"{total:.1f}")
-    console.print(table)
-    console.print(f"cached schedule: {cached_schedule():.0f} µs per kernel")
-    kernels, milliseconds = replay()
-    console.print(f"replay of {kernels} kernels: {milliseconds:.3f} ms")
-    table = Table(
-        "matmul, float32", "threads", "petaflop GFLOP/s", "torch GFLOP/s", "ratio", "relative error"
-    )
-    for threads in sorted({1, torch.get_num_threads()}):
-        torch.set_num_threads(threads)
-        with overrides(threads=threads):
-            for size in SIZES:
-                mine, peer, error = matmul(size)
-                cells = (f"{mine:.1f}", f"{peer:.1f}", f"{mine / peer:.2f}", f"{error:.1e}")
-                table.add_row(f"{size}³", str(threads), *cells)
-    console.print(table)
+    with overrides(threads=1):
+        yield Row("import petaflop", "figure", 1, import_seconds() * 1e3)
+        for name, python, total in cold_kernels():
+            yield Row(f"cold kernel, {name}", "figure", 1, total, rate=f"graph to text {python:.1f} ms")
+        yield Row("cached schedule, per kernel", "figure", 1, cached_schedule(), unit="us")
+        kernels, milliseconds = replay()
+        yield Row(f"replay of {kernels} kernels", "figure", 1, milliseconds)
 
 
 if __name__ == "__main__":
-    main()
+    bench("foundation", {"figure": Bar(None, None)}, rows)

@@ -108,6 +108,23 @@ def test_large_product_is_the_same_on_any_number_of_threads() -> None:
     assert np.max(np.abs(results[0] - expected)) <= 2.0**-24 * 64 * np.sqrt(520)
 
 
+@pytest.mark.parametrize("dtype", [float32, bfloat16, int8], ids=str)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_matrix_times_itself(dtype: DType, turned: bool) -> None:
+    """Both factors read one buffer: x @ x.T and x @ x."""
+    m, n, k = axis("m", 64), axis("n", 64), axis("k", 64)
+    wide = WIDE.get(dtype, dtype)
+    right = load("x", (n, k) if turned else (k, n), dtype)
+    term = value(Op.MUL, widened(load("x", (m, k), dtype), dtype), widened(right, dtype))
+    total = reduction("s", Op.ADD, term, (k,))
+    block = Block((m, n), (Store("o", (m, n), state("s", wide)),), (total,))
+    kernel = Kernel((reads("x", (64, 64), dtype), writes("o", (64, 64), wide)), ((block,),))
+    x = numbers((64, 64), dtype)
+    expected = x.astype(np.float64) @ (x.T if turned else x).astype(np.float64)
+    for got in both_plans(kernel, [x], np.zeros((64, 64), wide.numpy)):
+        np.testing.assert_allclose(got, expected, atol=0 if dtype is int8 else 1e-4)
+
+
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_bias_and_activation_are_part_of_the_product(blocks: int) -> None:
     m, n, k = axis("m", 61), axis("n", 75), axis("k", 90)

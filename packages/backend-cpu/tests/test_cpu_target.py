@@ -49,12 +49,18 @@ def test_an_unknown_target_is_named_with_those_that_exist() -> None:
 def test_rows_follow_features() -> None:
     rows = {name: [row.name for row in target.matrix_instructions] for name, target in TARGETS.items()}
     assert rows["x86-64-v4"] == []
-    assert rows["sapphirerapids"] == ["vdpbf16ps.512", "vpdpbusd.512", "vpdpbusd.256"]
+    dots = ["vdpbf16ps.512", "vpdpbusd.512", "vpdpbusd.512.su", "vpdpbusd.256", "vpdpbusd.256.su"]
+    tiles = ["tdpbf16ps", "tdpbssd", "tdpbsud", "tdpbusd", "tdpbuud"]
+    assert rows["x86-64-vnni"] == ["vpdpbusd.256", "vpdpbusd.256.su"]
+    assert rows["zen4"] == dots
+    assert rows["sapphirerapids"] == tiles + dots
     assert rows["aarch64-dot"] == ["sdot", "udot", "bfdot"]
     widths = {name: target.vector_bytes for name, target in TARGETS.items()}
     assert widths == {
         "x86-64-v3": 32,
         "x86-64-v4": 64,
+        "x86-64-vnni": 32,
+        "zen4": 64,
         "sapphirerapids": 64,
         "aarch64": 16,
         "aarch64-dot": 16,
@@ -62,26 +68,28 @@ def test_rows_follow_features() -> None:
 
 
 def test_maps_of_a_dot_product() -> None:
-    row = TARGETS["sapphirerapids"].matrix_instructions[1]
-    assert (row.m, row.n, row.k, row.signs) == (1, 16, 4, "us")
+    row = TARGETS["zen4"].matrix_instructions[1]
+    assert (row.m, row.n, row.k, row.signs, row.group) == (1, 16, 4, "us", 4)
     assert row.a_map[:5] == ((0, 0), (0, 1), (0, 2), (0, 3), (0, 0))
     assert row.b_map[:5] == ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1))
     assert row.c_map == tuple((0, n) for n in range(16))
 
 
-@pytest.mark.parametrize("name", ["sapphirerapids", "aarch64-dot"])
+def test_maps_of_a_tile() -> None:
+    row = TARGETS["sapphirerapids"].matrix_instructions[0]
+    assert (row.m, row.n, row.k, row.group) == (16, 16, 32, 2)
+    assert row.a_map[31:33] == ((0, 31), (1, 0))
+    assert row.b_map[:3] == ((0, 0), (1, 0), (0, 1)) and row.b_map[32] == (2, 0)
+    assert row.c_map[16] == (1, 0)
+    assert row.tiles is not None and len(row.tiles.configuration) == 64
+
+
+@pytest.mark.parametrize("name", ["zen4", "x86-64-vnni", "aarch64-dot"])
 def test_spellings_are_intrinsics_that_llvm_knows(name: str) -> None:
     # vpdpbusd takes bytes from LLVM 22 on, which still reads the older form where it is declared
-    signatures = {
-        "vdpbf16ps.512": ("<16 x float>", "<32 x bfloat>"),
-        "vpdpbusd.512": ("<16 x i32>", "<16 x i32>"),
-        "vpdpbusd.256": ("<8 x i32>", "<8 x i32>"),
-        "sdot": ("<4 x i32>", "<16 x i8>"),
-        "udot": ("<4 x i32>", "<16 x i8>"),
-        "bfdot": ("<4 x float>", "<8 x bfloat>"),
-    }
     for row in TARGETS[name].matrix_instructions:
-        result, operand = signatures[row.name]
+        kind = "float" if row.c_dtype == "float32" else "i32"
+        result, operand = f"<{row.n} x {kind}>", row.operand_type
         source = f"""
 declare {result} @{row.spelling}({result}, {operand}, {operand})
 define {result} @k({result} %c, {operand} %a, {operand} %b) {{

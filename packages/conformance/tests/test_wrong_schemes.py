@@ -1,4 +1,4 @@
-"""Wrong schemes and importers are caught by the test that should catch them; right ones hold their levels."""
+"""Wrong schemes, encoders and importers are caught by the test that should; right ones hold their levels."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ SCHEMES = {
     "not_deterministic": "test_deterministic",
     "trusts_files": "test_hostile_files_are_refused",
     "checks_nothing": "test_planes_of_another_tensor_are_refused",
+    "stores_values": "test_a_product_is_one_kernel[default-5]",
+    "shifts_scales": "test_dequantize_is_unpack[default]",
+}
+ENCODERS = {
+    "careless": "test_no_worse_than_the_nearest_codes",
+    "moody": "test_deterministic",
+    "believing": "test_refuses_what_makes_no_sense",
 }
 IMPORTERS = {
     "crashes_on_garbage": "test_garbage_is_refused[empty]",
@@ -39,10 +46,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: petaflop-wrong-schemes\nVersion: 1.0\n")
     lines = ["[petaflop.quant.v1]", *(f"{n} = petaflop_wrong_schemes" for n in ("right_rows", *SCHEMES))]
+    lines += ["[petaflop.encoders.v1]"]
+    lines += [f"{name} = petaflop_wrong_schemes" for name in ("right_encoder", *ENCODERS)]
     lines += ["[petaflop.importers.v1]"]
     lines += [f"{name} = petaflop_wrong_schemes" for name in ("right_importer", *IMPORTERS)]
     (info / "entry_points.txt").write_text("\n".join([*lines, ""]))
     runs = [[name, f"--petaflop-scheme={name}"] for name in ("right_rows", *SCHEMES)]
+    runs += [[name, f"--petaflop-encoder={name}"] for name in ("right_encoder", *ENCODERS)]
     runs += [
         [name, f"--petaflop-importer={name}", f"--petaflop-samples={samples}"]
         for name in ("right_importer", *IMPORTERS)
@@ -60,15 +70,16 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     return found
 
 
-@pytest.mark.parametrize("name", ["right_rows", "right_importer"])
+@pytest.mark.parametrize("name", ["right_rows", "right_encoder", "right_importer"])
 def test_a_right_one_holds_its_highest_level(reports: dict[str, Any], name: str) -> None:
     code, output, report = reports[name]
     assert code == 0, output
-    assert report["level"]["held"] == {"right_rows": "graph", "right_importer": "model"}[name]
+    highest = {"right_rows": "graph", "right_encoder": "choice", "right_importer": "model"}
+    assert report["level"]["held"] == highest[name]
     assert report["complete"] is True
 
 
-@pytest.mark.parametrize(("name", "test"), [*SCHEMES.items(), *IMPORTERS.items()])
+@pytest.mark.parametrize(("name", "test"), [*SCHEMES.items(), *ENCODERS.items(), *IMPORTERS.items()])
 def test_a_wrong_one_is_caught(reports: dict[str, Any], name: str, test: str) -> None:
     code, output, report = reports[name]
     assert code == 1, output

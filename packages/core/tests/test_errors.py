@@ -33,7 +33,7 @@ TORCH = {  # what PyTorch raises for the same mistake
 
 
 def test_every_error_is_of_both_trees() -> None:
-    assert set(errors.__all__) == {*TORCH, "PetaflopError", "user_line"}
+    assert set(errors.__all__) == {*TORCH, "PetaflopError", "building", "origin", "user_line"}
     for name, kind in TORCH.items():
         error = getattr(errors, name)("text")
         assert isinstance(error, PetaflopError) and isinstance(error, kind)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from petaflop import Tensor, nn, optim
+from petaflop.graph.ops import Op
 from petaflop.profile import profile
 
 RNG = np.random.default_rng(0)
@@ -157,3 +158,16 @@ def test_a_draw_computes_nothing_until_it_is_asked_for() -> None:
     with profile() as recorded:
         Tensor.rand(5).realize()
     assert len(recorded.launches) == 1
+
+
+def test_input_gradient_of_a_convolution_is_a_sum_of_products() -> None:
+    """No condition stands around the product: it is what plans for contractions look for."""
+    x = Tensor.rand(2, 8, 12, 12).realize().requires_grad_()
+    w = Tensor.rand(16, 8, 3, 3).realize()
+    x.conv2d(w, stride=2, padding=1).relu().sum().backward()
+    assert x.grad is not None
+    with profile() as seen:
+        x.grad.realize()
+    terms = [r.term.op for launch in seen.launches for b in launch.kernel.blocks for r in b.reductions]
+    assert Op.MUL in terms
+    assert Op.WHERE not in terms

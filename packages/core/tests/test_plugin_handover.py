@@ -102,7 +102,11 @@ def test_a_format_that_is_only_loaded(offers: Offers) -> None:
     [
         ("return Careful()", "return 3", "careful: expected an Encoder, got int"),
         ("def encode", "def enkode", "careful: expected `encode`"),
-        ('"squares"', '"cubes"', "importance: expected '', 'squares' or 'hessian', got 'cubes'"),
+        (
+            '"squares"',
+            '"cubes"',
+            "importance: expected one of '', 'squares', 'largest', 'hessian', got 'cubes'",
+        ),
     ],
 )
 def test_encoder(offers: Offers, before: str, after: str, words: str) -> None:

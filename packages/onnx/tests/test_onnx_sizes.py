@@ -18,6 +18,7 @@ import petaflop_onnx
 from petaflop import Tensor, jit
 from petaflop.errors import FileFormatError
 from petaflop.profile import Profile, profile
+from petaflop_onnx import dynamic
 
 DATA = Path(__file__).parent / "data"
 Sizes = dict[str, int]
@@ -476,3 +477,20 @@ def test_a_model_inside_a_jitted_function_is_part_of_it(tmp_path: Path) -> None:
         got = twice(*(Tensor(feeds[name]) for name in "xzy"))
         expected = 2 * (np.concatenate([feeds["x"], feeds["z"]]) + feeds["y"])
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-6)
+
+
+def test_a_fault_in_a_capture_for_all_sizes_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The model still runs, with a capture for each set of sizes; nothing is hidden."""
+
+    def faulty(*_: object) -> list[Tensor]:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(dynamic._Form, "run", faulty)
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows"])] for name in ("x", "y")
+    )
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "graph", inputs, outputs)
+    case = Case(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path)
+    case.check(rows=3)
+    with pytest.warns(RuntimeWarning, match="got AttributeError: no such thing; the model runs"):
+        case.check(rows=4)

@@ -12,6 +12,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -57,6 +58,8 @@ class CpuBackend(Backend):
 
     def __init__(self) -> None:
         self.target: Target = host_target()
+        flushes = any(row.flushes_denormals for row in self.target.matrix_instructions)
+        self.capabilities = replace(self.capabilities, denormal_products=not flushes)
         self._compiler = Compiler(self.target)
         self._prelude = functools.partial(prelude, scales="+avx512vl" in self.target.features.split(","))
         self._memory = Memory()

@@ -29,6 +29,7 @@ class Policy:
     level: str = "core"
     correctly_rounded_division: bool = True
     denormals: bool = True
+    denormal_products: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""`petaflop conformance NAME`: the installed suite on a backend, a scheme or an importer."""
+"""`petaflop conformance NAME`: the installed suite on a backend, a scheme, an encoder or an importer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["configure", "run", "summary"]
 _PASSED_ON = ("level", "profile", "report", "samples", "waivers")
 _BAD_INPUT = 65  # as every command of petaflop says it
 
-summary = "examine a backend, a quantization scheme or an importer"
+summary = "examine a backend, a quantization scheme, an encoder or an importer"
 
 
 @hookimpl

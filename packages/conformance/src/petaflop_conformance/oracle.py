@@ -8,14 +8,14 @@ that. The bound of a fused graph follows from one rule per operation, so no test
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from petaflop.dtype import DType
 from petaflop.graph.node import Node
-from petaflop.graph.ops import Op
+from petaflop.graph.ops import VIEWS, Op
 from petaflop_conformance.bounded import Bounded, Policy, exact
 from petaflop_conformance.folds import FOLDS
 from petaflop_conformance.moves import MOVES
@@ -68,8 +68,31 @@ class Oracle:
                     stack += [node, *missing]
                 else:
                     sources = (self._done[source] for source in node.sources)
-                    self._done[node] = RULES[node.op](node, self.policy, *sources)
+                    self._done[node] = RULES[node.op](node, _policy_for(node, self.policy), *sources)
         return self._done[root]
+
+
+def _policy_for(node: Node, policy: Policy) -> Policy:
+    """What is allowed at a node: where a device multiplies narrow floats by an instruction of its own, these
+    products and their sums may take denormals for zero."""
+    if policy.denormal_products:
+        return policy
+    product = node.sources[0] if node.op is Op.REDUCE and node.arg.op is Op.ADD else node
+    if product.op is Op.MUL and product.dtype.is_float and all(map(_was_narrow, product.sources)):
+        return replace(policy, denormals=False)
+    return policy
+
+
+def _was_narrow(node: Node) -> bool:
+    """Whether every value of a node was cast from a float of less than 32 bits, or is 0."""
+    if node.op is Op.CAST:
+        source = node.sources[0].dtype
+        return (source.is_float and source.itemsize < 4) or _was_narrow(node.sources[0])
+    if node.op is Op.CONST:
+        return not node.arg
+    if node.op is Op.WHERE:
+        return all(map(_was_narrow, node.sources[1:]))
+    return node.op in VIEWS and _was_narrow(node.sources[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ def _folder(name: str) -> str:
 SUBJECTS = {
     "backend": Subject("backend", ("plugin", "render", "core", "full", UNGRADED), _folder("suite")),
     "scheme": Subject("quant", ("format", "graph"), _folder("suite_scheme")),
+    "encoder": Subject("encoder", ("choice",), _folder("suite_encoder")),
     "importer": Subject("importer", ("hostile", "model"), _folder("suite_importer")),
 }
 LEVELS = tuple(level for subject in SUBJECTS.values() for level in subject.levels)
@@ -46,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("petaflop", "petaflop conformance")
     group.addoption("--petaflop-backend", metavar="NAME", help="the backend to examine, by its device name")
     group.addoption("--petaflop-scheme", metavar="NAME", help="the quantization scheme to examine")
+    group.addoption("--petaflop-encoder", metavar="NAME", help="the encoder of quantized weights to examine")
     group.addoption("--petaflop-importer", metavar="NAME", help="the importer to examine")
     group.addoption(
         "--petaflop-samples",

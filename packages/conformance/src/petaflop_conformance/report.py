@@ -220,4 +220,9 @@ def _cell(op: str, dtype: str, worst: tuple[float, float] | None, backend: Any, 
 def policy_of(backend: Any, level: str = "core") -> Policy:
     """What the oracle allows a backend, by what it declares."""
     capabilities = backend.capabilities
-    return Policy(level, capabilities.correctly_rounded_division, capabilities.denormals)
+    return Policy(
+        level,
+        capabilities.correctly_rounded_division,
+        capabilities.denormals,
+        capabilities.denormal_products,
+    )

@@ -1,4 +1,4 @@
-"""Deliberately wrong quantization schemes and importers, and one right one of each, as a stranger's package.
+"""Deliberately wrong quantization schemes, encoders and importers, and a right one of each, in one package.
 
 The format: codes of 8 bits and one float32 scale, a power of two, for each row.
 """
@@ -15,6 +15,8 @@ import numpy as np
 from petaflop import Tensor
 from petaflop.plugin_api import (
     DTYPES,
+    ArgumentError,
+    Encoder,
     FileFormatError,
     Packed,
     Plane,
@@ -141,13 +143,78 @@ class ChecksNothing(Rows):
         pass
 
 
+class StoresValues(Rows):
+    name = "stores_values"
+
+    def dequantize(self, planes: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:
+        return super().dequantize(planes, shape).contiguous()
+
+
+class ShiftsScales(Rows):
+    name = "shifts_scales"
+
+    def dequantize(self, planes: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:
+        return super().dequantize({**planes, "scale": planes["scale"].roll(1, 0)}, shape)
+
+
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
         Rows, BoundIsTooSmall, BitsAreWrong, DequantizesOtherwise, NotDeterministic, TrustsFiles,
-        ChecksNothing,
+        ChecksNothing, StoresValues, ShiftsScales,
     )
 }  # fmt: skip
+
+
+# ---- encoders ----
+
+
+class Nearest(Encoder):
+    """Right."""
+
+    name = "right_encoder"
+
+    def supports(self, scheme: QuantScheme) -> bool:
+        return scheme.name == "right_rows"
+
+    def encode(
+        self, scheme: QuantScheme, values: Array, importance: Array | None = None
+    ) -> Mapping[str, Array]:
+        if not self.supports(scheme):
+            raise ArgumentError(f"{self.name}: expected right_rows, got {scheme.name}")
+        return scheme.pack(values)
+
+
+class Careless(Nearest):
+    name = "careless"
+
+    def encode(
+        self, scheme: QuantScheme, values: Array, importance: Array | None = None
+    ) -> Mapping[str, Array]:
+        return scheme.pack(scheme.check_values(values) * 1.05)
+
+
+class Moody(Nearest):
+    name = "moody"
+    calls = 0
+
+    def encode(
+        self, scheme: QuantScheme, values: Array, importance: Array | None = None
+    ) -> Mapping[str, Array]:
+        type(self).calls += 1
+        return scheme.pack(values if type(self).calls % 2 else -(-scheme.check_values(values) * 0.999))
+
+
+class Believing(Nearest):
+    name = "believing"
+
+    def encode(
+        self, scheme: QuantScheme, values: Array, importance: Array | None = None
+    ) -> Mapping[str, Array]:
+        return scheme.pack(np.nan_to_num(values))
+
+
+ENCODERS = {each.name: each for each in (Nearest, Careless, Moody, Believing)}
 
 
 # ---- importers ----
@@ -211,6 +278,11 @@ IMPORTERS = {each.name: each for each in (RightImporter, CrashesOnGarbage, Takes
 @hookimpl
 def petaflop_quant_scheme(name: str) -> QuantScheme | None:
     return SCHEMES[name]() if name in SCHEMES else None
+
+
+@hookimpl
+def petaflop_encoder(name: str) -> Encoder | None:
+    return ENCODERS[name]() if name in ENCODERS else None
 
 
 @hookimpl

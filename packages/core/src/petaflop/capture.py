@@ -15,6 +15,7 @@ from petaflop import realize as runtime
 from petaflop.config import config
 from petaflop.device.backend import Backend, Replay
 from petaflop.device.buffer import Buffer
+from petaflop.dtype import DType
 from petaflop.errors import JitError
 from petaflop.graph.node import Node, buffer_leaf
 from petaflop.graph.symbolic import Expr, evaluate
@@ -63,7 +64,7 @@ class Capture:
     kinds: list[tuple[Tensor, Kind]] = field(default_factory=list)  # of closed-over tensors
     real: dict[int, Tensor] = field(default_factory=dict)  # arguments, closed over as well and written
     overwritten: set[int] = field(default_factory=set)  # slots of given buffers that are written in place
-    lines: Sequence[Sequence[str]] = ()  # of the user's code, by step, where PETAFLOP_CHECK was set
+    lines: Sequence[tuple[str, ...]] = ()  # that built each step, where PETAFLOP_CHECK or a profile asked
     replay: Replay | None = None
     buffers: list[Any] | None = None
     changing: list[tuple[int, Slot]] = field(default_factory=list)  # all but temporaries
@@ -72,9 +73,7 @@ class Capture:
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Whether gradients are there or absent, and tensors of the kind, that the function saw."""
-        if not (self.absent or self.kinds or self.real or self.assigned):
-            return True
-        return (
+        return not (self.absent or self.kinds or self.real or self.assigned) or (
             all((tensor._grad is None) == absent for tensor, absent in self.absent)
             and all(kind.fits(tensor) for tensor, kind in self.kinds)
             and all(tensors[place] is tensor for place, tensor in self.real.items())
@@ -127,7 +126,7 @@ class _Places:
     locations: list[tuple[Any, int]]  # by slot, temporaries filled in
     arguments: list[tuple[int, int]]  # slot, place of the argument
     closed: list[tuple[int, Tensor, bool]]  # slot, tensor, whether it is its gradient
-    results: list[tuple[int, int, Node]]  # slot, bytes, what it holds
+    results: list[tuple[int, int, DType, Any]]  # slot, bytes, dtype, shape
 
 
 def _places(capture: Capture, locations: Sequence[tuple[Any, int]]) -> _Places | None:
@@ -145,7 +144,7 @@ def _places(capture: Capture, locations: Sequence[tuple[Any, int]]) -> _Places |
         list(locations),
         [(slot, owner) for slot, owner, _ in given if isinstance(owner, int)],
         [(slot, owner, gradient) for slot, owner, gradient in given if not isinstance(owner, int)],
-        [(slot, evaluate(slots[slot].size), node) for slot, node in results.items()],
+        [(slot, evaluate(slots[slot].size), n.dtype, n.shape) for slot, n in results.items()],
     )
 
 
@@ -153,18 +152,20 @@ def _replay_values(capture: Capture, places: _Places, tensors: Sequence[Tensor])
     """`replay` at the least cost: each microsecond here is one of every call."""
     locations, backend, held = places.locations.copy(), capture.backend, []
     for slot, place in places.arguments:
-        held.append(buffer := tensors[place]._node.memory())
+        node = tensors[place]._node
+        buffer = node.buffer
+        held.append(buffer if buffer.version == node.version else node.memory())
         locations[slot] = (buffer.handle, buffer.offset)
     for slot, tensor, gradient in places.closed:
         held.append(buffer := _settled(tensor._grad if gradient else tensor).memory())
         locations[slot] = (buffer.handle, buffer.offset)
     results = []
-    for slot, size, node in places.results:
+    name = backend.name
+    for slot, size, dtype, shape in places.results:
         buffer = Buffer(backend, size)
         buffer.replayed = True
         locations[slot] = (buffer.handle, 0)
-        leaf = buffer_leaf(buffer, node.dtype, node.shape, backend.name)
-        results.append(Tensor._from_node(leaf, backend.name))
+        results.append(Tensor._around(buffer_leaf(buffer, dtype, shape, name), name))
     assert capture.replay is not None
     capture.replay(locations, ())
     return results

@@ -19,8 +19,11 @@ PetaflopError
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import sys
+import threading
+from collections.abc import Iterator
 
 __all__ = [
     "ArgumentError",
@@ -37,8 +40,37 @@ __all__ = [
     "PetaflopError",
     "PluginError",
     "ShapeError",
+    "building",
+    "origin",
     "user_line",
 ]
+
+
+class _Building(threading.local):
+    what = ""
+
+
+_building = _Building()
+
+
+@contextlib.contextmanager
+def building(what: str) -> Iterator[None]:
+    """A block that builds what a file asks for, such as a node of a model: `origin()` is then `what`.
+
+    >>> with building("node 'conv1' (Conv-11)"):
+    ...     origin()
+    "node 'conv1' (Conv-11)"
+    """
+    before, _building.what = _building.what, what
+    try:
+        yield
+    finally:
+        _building.what = before
+
+
+def origin() -> str:
+    """What is being built, or else the user's line."""
+    return _building.what or user_line()
 
 
 def user_line() -> str:

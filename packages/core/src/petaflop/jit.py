@@ -66,7 +66,8 @@ class Jit(Generic[Parameters, Result]):
             else:
                 capture = self._capture(key, structure, tensors, objects)
             results = replay(capture, tensors)
-        return unflatten(capture.structure, results)
+        one = capture.structure == 0  # the place of the only result, where it is all there is
+        return results[0] if one else unflatten(capture.structure, results)  # type: ignore[return-value]
 
     def _capture(self, key: Any, structure: Any, tensors: list[Tensor], objects: list[Any]) -> Capture:
         guards = guards_of(self.function, *objects)

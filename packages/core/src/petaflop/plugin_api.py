@@ -59,7 +59,7 @@ from petaflop.ir.kernel import (
 )
 from petaflop.ir.loops import Loops, Signature
 from petaflop.ir.plan import Plan
-from petaflop.ir.target import MatrixInstruction, Target
+from petaflop.ir.target import MatrixInstruction, Target, TileRegisters
 from petaflop.plugins.command import Command
 from petaflop.plugins.hookspecs import API_VERSION, hookimpl
 from petaflop.plugins.importer import ImportedModel, Importer, TensorSpec, check_inputs
@@ -128,6 +128,7 @@ __all__ = [
     "Target",
     "Temporary",
     "TensorSpec",
+    "TileRegisters",
     "axes_of",
     "axis",
     "axis_size",

@@ -43,7 +43,10 @@ clock = time.perf_counter
 
 
 class LaunchRecord(NamedTuple):
-    """One launch: `seconds` from `started`, the bytes of its arguments, and its arithmetic operations."""
+    """One launch: `seconds` from `started`, the bytes of its arguments, and its arithmetic operations.
+
+    `lines` built what it computes, where a profile asked for them.
+    """
 
     name: str
     kernel: Any
@@ -53,6 +56,7 @@ class LaunchRecord(NamedTuple):
     bytes: int
     operations: int
     thread: int
+    lines: tuple[str, ...] = ()
 
 
 class CompileRecord(NamedTuple):
@@ -97,9 +101,11 @@ class Profile:
     """What ran while the block of `with profile() as p:` was active.
 
     `describe` turns the roots of a schedule into text; with it, records keep plans, loops and sources too.
+    With `lines`, launches say which of the user's lines, or nodes of a model, built what they compute.
     """
 
     describe: Callable[[Sequence[Any]], str] | None = None
+    lines: bool = False
     launches: list[LaunchRecord] = field(default_factory=list)
     compiles: list[CompileRecord] = field(default_factory=list)
     schedules: list[ScheduleRecord] = field(default_factory=list)
@@ -107,17 +113,15 @@ class Profile:
     _seen: set[int] = field(default_factory=set, repr=False)
 
     def __enter__(self) -> Profile:
-        global recorders
         with _lock:
-            recorders = (*recorders, self)
+            _listen((*recorders, self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        global recorders
         with _lock:
-            recorders = tuple(each for each in recorders if each is not self)
+            _listen(tuple(each for each in recorders if each is not self))
 
     def is_new(self, schedule: Any) -> bool:
         """Whether this is asked for the first time of a schedule, which a record then keeps alive."""
@@ -151,8 +155,14 @@ class Profile:
 
 
 recorders: tuple[Profile, ...] = ()
+naming = False  # whether a profile asks for lines: nodes then remember where they were built
 observers: list[Callable[[CompileRecord], None]] = []
 _lock = threading.Lock()
+
+
+def _listen(profiles: tuple[Profile, ...]) -> None:
+    global recorders, naming
+    recorders, naming = profiles, any(each.lines for each in profiles)
 
 
 def profile() -> Profile:
@@ -169,10 +179,18 @@ def profile() -> Profile:
 
 
 def record_launch(
-    name: str, kernel: Any, backend: str, started: float, seconds: float, bytes: int, operations: int
+    name: str,
+    kernel: Any,
+    backend: str,
+    started: float,
+    seconds: float,
+    bytes: int,
+    operations: int,
+    lines: tuple[str, ...] = (),
 ) -> None:
     """A finished launch, which began at `started` of `clock()`."""
-    record = LaunchRecord(name, kernel, backend, started, seconds, bytes, operations, threading.get_ident())
+    thread = threading.get_ident()
+    record = LaunchRecord(name, kernel, backend, started, seconds, bytes, operations, thread, lines)
     for recorder in recorders:
         recorder.launches.append(record)
     if config.debug >= 2:

@@ -142,7 +142,7 @@ def _realize_on(backend: Backend, roots: list[Node]) -> None:
         if slot.given
     }
     buffers = allocate(prepared, given, bindings, backend)
-    lines = checking.lines_of(prepared.schedule, order) if config.check == "nan" else ()
+    lines = checking.lines_of(prepared.schedule, order) if config.check == "nan" or profile.naming else ()
     run(prepared, buffers, bindings, backend, lines)
     for number, slot in enumerate(prepared.schedule.slots):
         if slot.kept:
@@ -271,7 +271,7 @@ def run(
     buffers: Sequence[Any],
     bindings: Mapping[Expr, int],
     backend: Backend,
-    lines: Sequence[Sequence[str]] = (),
+    lines: Sequence[tuple[str, ...]] = (),
 ) -> None:
     """Launch every kernel in order, checked where PETAFLOP_CHECK asks for it; `lines` built each step."""
     slots = prepared.schedule.slots
@@ -279,22 +279,27 @@ def run(
         arguments = [buffers[slot] for slot in step.slots]
         filled = [slots[slot].given or slots[slot].base is not None for slot in step.slots]
         looks = config.check == "nan" and not checking.holds_nan(program, arguments, filled)
-        launch(program, arguments, [bindings[v] for v in program.kernel.variables], backend)
+        built = lines[number] if lines else ()
+        launch(program, arguments, [bindings[v] for v in program.kernel.variables], backend, built)
         if looks:
-            checking.refuse_nan(program, arguments, lines[number] if lines else ())
+            checking.refuse_nan(program, arguments, built)
 
 
-def launch(program: Program, buffers: Sequence[Buffer], values: Sequence[int], backend: Backend) -> None:
+def launch(
+    program: Program,
+    buffers: Sequence[Buffer],
+    values: Sequence[int],
+    backend: Backend,
+    lines: tuple[str, ...] = (),
+) -> None:
     """One launch, timed where somebody listens."""
     locations = [(b.handle, b.offset) for b in buffers]
     if profile.recorders or config.debug >= 2:
         started = profile.clock()
         program.launch(locations, values)
         backend.synchronize()
-        moved, operations = program.work(values)
-        profile.record_launch(
-            program.name, program.kernel, backend.name, started, profile.clock() - started, moved, operations
-        )
+        seconds, work = profile.clock() - started, program.work(values)
+        profile.record_launch(program.name, program.kernel, backend.name, started, seconds, *work, lines)
     else:
         program.launch(locations, values)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from petaflop.profile import CompileRecord, LaunchRecord, MemoryEvent
 
 __all__ = ["Ceilings", "KernelTotal", "aligned", "kernel_table", "memory_table", "totals", "write_trace"]
+
+_WIDEST = 72  # letters that say what built a kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,16 @@ class KernelTotal:
     seconds: float = 0.0
     bytes: int = 0
     operations: int = 0
+    lines: dict[str, None] = field(default_factory=dict)  # that built it, each once, in order
+
+    def floor(self, ceilings: Ceilings) -> tuple[float, str]:
+        """The least seconds that the machine allows, and which limit that is."""
+        compute, memory = self.operations / ceilings.operations, self.bytes / ceilings.bandwidth
+        return (compute, "compute") if compute > memory else (memory, "memory")
 
     def share(self, ceilings: Ceilings) -> tuple[float, str]:
         """The least time that the machine allows over the time taken, and which limit that is."""
-        compute, memory = self.operations / ceilings.operations, self.bytes / ceilings.bandwidth
-        floor, binds = (compute, "compute") if compute > memory else (memory, "memory")
+        floor, binds = self.floor(ceilings)
         return (floor / self.seconds if self.seconds > 0 else 0.0), binds
 
 
@@ -58,18 +66,42 @@ def totals(launches: Iterable[LaunchRecord]) -> list[KernelTotal]:
         total.seconds += launch.seconds
         total.bytes += launch.bytes
         total.operations += launch.operations
+        total.lines.update(dict.fromkeys(launch.lines))
     return sorted(found.values(), key=lambda total: -total.seconds)
 
 
 def kernel_table(kernels: Sequence[KernelTotal], ceilings: Ceilings | None = None) -> str:
-    """One line per kernel, and their sum."""
+    """One line per kernel, and their sum; with what built each where that is known."""
     heads = ["kernel", "device", "calls", "ms", "time", "us/call", "GFLOP/s", "GB/s"]
     heads += ["ceiling", "bound by"] if ceilings is not None else []
     seconds = sum(kernel.seconds for kernel in kernels)
     rows = [_kernel_row(kernel, seconds, ceilings) for kernel in kernels]
-    calls = sum(kernel.calls for kernel in kernels)
-    rows.append(["in all", "", str(calls), f"{seconds * 1e3:.3f}", *[""] * (len(heads) - 4)])
-    return aligned([heads, *rows], left=2)
+    rows.append(_sum_row(kernels, seconds, ceilings))
+    named = any(kernel.lines for kernel in kernels)
+    if named:
+        heads.append("built at")
+        rows = [[*row, text] for row, text in zip(rows, [*map(_built_at, kernels), ""], strict=True)]
+    return aligned([heads, *rows], left=2, tail=int(named))
+
+
+def _sum_row(kernels: Sequence[KernelTotal], seconds: float, ceilings: Ceilings | None) -> list[str]:
+    """What all kernels took and moved, and the part of it that the machine needs at best."""
+    row = ["in all", "", str(sum(kernel.calls for kernel in kernels)), f"{seconds * 1e3:.3f}"]
+    row += ["100.0%" if seconds else "", ""]
+    amounts = (sum(kernel.operations for kernel in kernels), sum(kernel.bytes for kernel in kernels))
+    row += [f"{rate(amount, seconds):.2f}" for amount in amounts]
+    if ceilings is not None:
+        least = sum(kernel.floor(ceilings)[0] for kernel in kernels)
+        row += [f"{100 * least / seconds:.0f}%" if seconds else "", ""]
+    return row
+
+
+def _built_at(kernel: KernelTotal) -> str:
+    """The first and the last of a kernel's lines, without the folders of their files."""
+    lines = [re.sub(r"^.*/([^/:]+:\d+: )", r"\1", line) for line in kernel.lines]
+    ends = lines if len(lines) < 2 else [lines[0], lines[-1]]
+    cut = _WIDEST // max(len(ends), 1)
+    return " … ".join(line if len(line) <= cut else f"{line[: cut - 1]}…" for line in ends)
 
 
 def _kernel_row(kernel: KernelTotal, seconds: float, ceilings: Ceilings | None) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from petaflop import profile
 from petaflop import realize as runtime
 from petaflop.capture import Capture, Kind, Owner
 from petaflop.checking import lines_of
@@ -193,7 +194,7 @@ class _Traced:
         capture.assigned = [(t, node, slots[node]) for t, node in assigned]
         capture.gradients = [(t, node, slots[node] if node is not None else -1) for t, node in grads]
         self._expect(capture)
-        if config.check:
+        if config.check or profile.naming:
             capture.lines = lines_of(capture.prepared.schedule, order)
         return capture
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto, defs
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 
 from petaflop_onnx import operators
 from petaflop_onnx.attributes import attributes_of, graphs_of, with_attributes
@@ -17,6 +17,7 @@ from petaflop_onnx.body import Body, Step, constants_of, missing_inputs, sort_st
 from petaflop_onnx.formals import Formal, aligned, formals_of
 from petaflop_onnx.operators.control import inline
 from petaflop_onnx.reading import fault, printable
+from petaflop_onnx.schemas import schema_of
 from petaflop_onnx.table import TABLE, Call, Operator, nearest
 
 __all__ = ["Binder"]
@@ -214,13 +215,10 @@ def _has_function(schema: Any) -> bool:
 
 
 def _schema(opsets: Opsets, domain: str, name: str) -> Any:
-    if domain not in opsets or not defs.has(name, domain):
+    if domain not in opsets:
         return None
-    try:
-        schema = defs.get_schema(name, min(opsets[domain], (1 << 31) - 1), domain)
-    except defs.SchemaError:
-        return None
-    return None if schema.deprecated else schema
+    schema = schema_of(domain, name, opsets[domain])
+    return None if schema is None or schema.deprecated else schema
 
 
 def _missing(opsets: Opsets, domain: str, name: str, schema: Any) -> str:

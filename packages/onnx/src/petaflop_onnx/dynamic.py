@@ -13,6 +13,7 @@ import itertools
 import re
 import sys
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,16 +33,11 @@ _MOST_FORMS = 16  # captures for varying sizes, per model
 _MOST_SEEN = 256  # sets of sizes that are known to be captured as numbers
 _MOST_CALLS = 8  # that a relation between sizes must have held in
 # What handlers, graph and compiler raise where they need a number; errors of a replay are never caught.
-_FAULTS = (
-    PetaflopError,
-    NeedsNumber,
-    NeedsValue,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
+_FAULT = (
+    "sizes: expected one capture for all sizes, or a reason why there is none, got {kind}: {text}; "
+    "the model runs with a capture for each set of sizes. Please report this"
 )
+_NEEDS = (PetaflopError, NeedsNumber, NeedsValue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +144,13 @@ class Dimensions:
                 except DeviceMemoryError:
                     self._refused.add(_key(form))
                     self._bound //= 8
-                except _FAULTS as reason:
+                except _NEEDS as reason:
                     if config.debug >= 1:
                         text = f"sizes: {dict(form.sizes)}: no capture for all of them: {reason}"
                         print(text, file=sys.stderr, flush=True)
+                    self._refused.add(_key(form))
+                except Exception as fault:  # noqa: BLE001 - the model still runs, and says what went wrong
+                    warnings.warn(_FAULT.format(kind=type(fault).__name__, text=fault), RuntimeWarning, 2)
                     self._refused.add(_key(form))
                 else:
                     self._with_sums, self._apart = with_sums, apart

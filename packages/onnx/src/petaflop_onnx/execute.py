@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from petaflop import Tensor
-from petaflop.errors import DeviceError, FileFormatError, NumericsError, PetaflopError
+from petaflop.errors import DeviceError, FileFormatError, NumericsError, PetaflopError, building
 from petaflop_onnx.body import Body, Step
 from petaflop_onnx.formals import check_types
 from petaflop_onnx.host import FOLD, LARGEST_FLOATS, LARGEST_FOLD, TooLarge
@@ -84,7 +84,8 @@ class Execution:
             try:
                 if self._count > _MOST_STEPS:
                     raise ValueError(f"expected at most {_MOST_STEPS} steps in one run, got a loop of more")
-                outputs = self._step(step, inputs, values)
+                with building(step.where):
+                    outputs = self._step(step, inputs, values)
                 if any(step.outputs[len(outputs) :]):
                     raise ValueError(f"expected {len(step.outputs)} outputs, got {len(outputs)}")
             except (DeviceError, NumericsError, FileFormatError):

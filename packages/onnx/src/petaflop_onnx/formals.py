@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from onnx import defs
 
+from petaflop_onnx.schemas import schema_of
 from petaflop_onnx.values import TYPE_NAMES
 
 __all__ = ["Formal", "aligned", "check_types", "formals_of"]
@@ -31,7 +32,7 @@ class Formal(NamedTuple):
 @functools.cache
 def formals_of(domain: str, name: str, since: int) -> tuple[Formal, ...]:
     """The formal inputs of an operator, as of one version."""
-    schema = defs.get_schema(name, since, domain)
+    schema = schema_of(domain, name, since)
     return tuple(
         Formal(
             formal.name,

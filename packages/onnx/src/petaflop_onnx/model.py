@@ -263,7 +263,8 @@ def _bake(
     rest: list[Step] = []
     made: set[str] = set()
     for step in steps:
-        if all(name in values or name in made for name in step.reads):
+        known = all(name in values or name in made for name in step.reads)
+        if known and not _stays_packed(step):
             constant.append(step)
             made.update(step.outputs)
         else:
@@ -279,6 +280,11 @@ def _bake(
             if isinstance(value, Tensor) and value.dtype.kind in "biu" and int(value.numel()) <= LARGEST_FOLD:
                 values[name] = Constant(value.numpy(), device)
     return tuple(rest)
+
+
+def _stays_packed(step: Step) -> bool:
+    """Whether a step only unfolds weights: in blocks they are made for products, which read them packed."""
+    return step.row.name == "DequantizeLinear" and bool(step.call.get("block_size"))
 
 
 def wanted_by_value(steps: Sequence[Step]) -> set[str]:

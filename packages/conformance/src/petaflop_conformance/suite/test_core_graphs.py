@@ -27,7 +27,7 @@ from petaflop_conformance.layers import (
     softmax,
     wide,
 )
-from petaflop_conformance.values import ordinary
+from petaflop_conformance.values import awkward, ordinary
 
 pytestmark = [pytest.mark.level("core"), pytest.mark.usefixtures("fusion")]
 
@@ -90,7 +90,12 @@ def test_matmul_of_other_dtypes(case: Case, dtype: str, backend: Any) -> None:
         pytest.skip(f"not declared: {dtype}")
     kind = DTYPES[dtype]
     accumulator = {"f": float32, "i": int32, "u": int32}[kind.kind] if kind.itemsize < 4 else kind
-    a, b = case.leaf(ordinary(kind, (9, 21), "a")), case.leaf(ordinary(kind, (21, 18), "b"))
+    for m, k, n in ((9, 21, 18), (70, 45, 67)):
+        a, b = case.leaf(ordinary(kind, (m, k), "a")), case.leaf(ordinary(kind, (k, n), "b"))
+        case.check(matmul(cast(a, accumulator), cast(b, accumulator)))
+    alone = np.zeros((40, 40), kind.numpy)  # each sum has one product that is not 0: an awkward value times b
+    np.fill_diagonal(alone, np.resize(awkward(kind), 40))
+    a, b = case.leaf(alone), case.leaf(ordinary(kind, (40, 50), "b"))
     case.check(matmul(cast(a, accumulator), cast(b, accumulator)))
 
 

@@ -34,6 +34,8 @@ VALUES: dict[str, Callable[[np.random.Generator, Shape], Array]] = {
     "tiny": lambda random, shape: random.standard_normal(shape) * 1e-12,
     "denormal": lambda random, shape: random.standard_normal(shape) * 1e-41,
     "large": lambda random, shape: random.standard_normal(shape) * 1e4,
+    "as-large-as-float16": lambda random, shape: random.choice([-65504.0, 65504.0], shape),
+    "huge": lambda random, shape: random.standard_normal(shape) * 1e30,
     "one-outlier": lambda random, shape: np.where(random.random(shape) < 0.02, 100.0, 0.01),
 }
 
@@ -222,6 +224,29 @@ def test_file_round_trip(scheme: QuantScheme, tensors: dict[str, Packed], tmp_pa
         file.write(path, tensors)
         assert path.read_bytes() == first, "expected the same file each time"
         path.unlink()
+
+
+def test_files_keep_any_codes(scheme: QuantScheme, tensors: dict[str, Packed], tmp_path: Path) -> None:
+    """Planes of random bits, among them scales that are no numbers: the same bytes, or a typed error."""
+    for file in files_of(scheme):
+        changed = {
+            name: Packed({key: random_bits(plane, name, key) for key, plane in planes.items()}, shape)
+            for name, (planes, shape) in tensors.items()
+        }
+        path = tmp_path / f"any{file.extension}"
+        try:
+            file.write(path, changed)
+            found = file.read(path)
+        except PetaflopError:
+            continue
+        for name, (planes, _) in changed.items():
+            for key, array in planes.items():
+                assert np.asarray(found[name].planes[key]).tobytes() == array.tobytes(), f"{name}: {key}"
+
+
+def random_bits(plane: Array, *key: object) -> Array:
+    size = plane.size * plane.dtype.itemsize
+    return np.frombuffer(generator("bits", *key).bytes(size), plane.dtype).reshape(plane.shape).copy()
 
 
 def test_the_library_reads_the_same_values(

@@ -17,7 +17,15 @@ from petaflop.errors import ArgumentError, FileFormatError
 from petaflop.plugins.importer import ImportedModel, Importer, TensorSpec, check_inputs
 from petaflop.plugins.manager import plugin_manager
 
-__all__ = ["add_device_argument", "load_model", "made_up_inputs", "open_device", "read_inputs"]
+__all__ = [
+    "add_device_argument",
+    "load_model",
+    "made_up_inputs",
+    "open_device",
+    "read_inputs",
+    "shapes",
+    "sizes",
+]
 
 Array = np.ndarray[Any, Any]
 _MOST_ELEMENTS = 1 << 40
@@ -82,8 +90,40 @@ def read_inputs(specs: Sequence[TensorSpec], words: Sequence[str], model: Path) 
     return {name: file.read() for name, file in files.items()}
 
 
-def made_up_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Random inputs of the right kind; named sizes come from `sizes`, or else are 1."""
+def sizes(words: list[str]) -> dict[str, int]:
+    """Sizes by name from `name=n` words."""
+    found = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if not name or name in found or not (number.isdecimal() and len(number) < 20):
+            raise ArgumentError(f"--size: expected name=number, each name once, got {word[:80]!r}")
+        found[name] = int(number)
+    return found
+
+
+def shapes(words: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name from `name=2x3` words; a scalar's is `name=`."""
+    found = {}
+    for word in words:
+        name, equals, text = word.rpartition("=")
+        numbers = text.split("x") if text else []
+        if not (equals and name) or name in found or not all(n.isdecimal() and len(n) < 20 for n in numbers):
+            raise ArgumentError(f"--shape: expected name=2x3, each name once, got {word[:80]!r}")
+        found[name] = tuple(map(int, numbers))
+    return found
+
+
+def made_up_inputs(
+    specs: Sequence[TensorSpec],
+    sizes: Mapping[str, int],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, Array]:
+    """Random inputs of the right kind; their shapes come from `shapes`, else named sizes from `sizes`, else
+    are 1."""
+    shapes = shapes or {}
+    if unknown := sorted(set(shapes) - {spec.name for spec in specs}):
+        known = ", ".join(spec.name for spec in specs)
+        raise ArgumentError(f"--shape: expected names among {known}, got {', '.join(unknown)}")
     names = {size for spec in specs for size in spec.shape or () if isinstance(size, str)}
     if unknown := sorted(set(sizes) - names):
         known = ", ".join(sorted(names)) or "none, as no size of the model varies"
@@ -91,10 +131,13 @@ def made_up_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dic
     generator = np.random.default_rng(0)
     arrays = {}
     for spec in specs:
-        known_sizes = spec.shape or ()
-        shape = [size if isinstance(size, int) else sizes.get(size or "", 1) for size in known_sizes]
+        shape = list(shapes.get(spec.name) or ())
+        if spec.name not in shapes:
+            shape = [n if isinstance(n, int) else sizes.get(n or "", 1) for n in spec.shape or ()]
         if math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
             raise ArgumentError(f"--size: expected at most 2^40 elements, got {shape} for {spec.name}")
+        check_inputs([spec], {spec.name: np.broadcast_to(np.zeros((), spec.dtype.numpy), shape)}, "--shape")
         values = generator.standard_normal(shape) if spec.dtype.is_float else generator.integers(0, 2, shape)
         arrays[spec.name] = np.asarray(values).astype(spec.dtype.numpy)
+    check_inputs(specs, arrays, "--shape")  # a size that two inputs share
     return arrays

@@ -9,8 +9,8 @@ import traceback
 from pathlib import Path
 
 from petaflop.cli.files import existing_file
-from petaflop.cli.models import load_model, made_up_inputs
-from petaflop.errors import ArgumentError, FileFormatError
+from petaflop.cli.models import load_model, made_up_inputs, sizes
+from petaflop.errors import FileFormatError
 from petaflop.profile import Profile
 
 __all__ = ["add_target_arguments", "run_target"]
@@ -45,17 +45,6 @@ def run_target(options: argparse.Namespace, device: str, profile: Profile) -> in
         for output in model(inputs).values():
             output.realize()
     return 0
-
-
-def sizes(words: list[str]) -> dict[str, int]:
-    """Sizes by name from `name=n` words."""
-    found = {}
-    for word in words:
-        name, _, number = word.partition("=")
-        if not name or name in found or not (number.isdecimal() and len(number) < 20):
-            raise ArgumentError(f"--size: expected name=number, each name once, got {word[:80]!r}")
-        found[name] = int(number)
-    return found
 
 
 def _run_script(path: Path, arguments: list[str], profile: Profile) -> int:

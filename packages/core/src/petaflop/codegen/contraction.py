@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from petaflop.codegen.cost import Summary, points, size_of, summarize
+from petaflop.codegen.matrix import plan_matrix
 from petaflop.codegen.product import (
     MOST_TASKS,
     TASK_WORK,
@@ -49,6 +50,8 @@ def plan_contraction(
     better."""
     if not is_sum_of_products(blocks):
         return None
+    if (matrix := plan_matrix(kernel, first, blocks, target)) is not None:
+        return matrix
     product = _product(kernel, blocks, target, along_loads=False)
     if product is None:
         return None

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from petaflop.codegen.flatten import TILE, Flattener, within
+from petaflop.codegen.matrix_loops import Multiplication
 from petaflop.codegen.ranges import (
+    TILED,
     Cursor,
     Level,
     Tile,
@@ -107,6 +109,7 @@ class NestLowering:
         }
         self.common = common_axes(self.blocks) if len(self.blocks) > 1 else self.blocks[0].axes
         self.splits = {split.axis: split for split in nest.split}
+        self.local = local
         self.memory: list[Memory] = []
         self.scratch = 0
         self.names = 0
@@ -146,7 +149,7 @@ class NestLowering:
 
     def _tile_size(self, a: Expr) -> int:
         split = self.splits.get(a.arg)
-        sizes = [size for bind, size in split.levels if bind in ("unroll", "vector")] if split else []
+        sizes = [size for bind, size in split.levels if bind in TILED] if split else []
         return sizes[0] if sizes else 1
 
     def _is_masked(self, a: Expr) -> bool:
@@ -189,7 +192,10 @@ class NestLowering:
                     "expected a scan to be the block's last reduction"
                 )
                 return body + self._scan(block, r, cursor, tiles, known)
-            statements, results = self._reduce(r, start, tiles, known)
+            if self.nest.matrix is not None:
+                statements, results = Multiplication(self, self.nest.matrix, r, start).loops()
+            else:
+                statements, results = self._reduce(r, start, tiles, known)
             body += statements
             known.update(results)
         stores = self._stores(block, cursor, known)
@@ -217,8 +223,7 @@ class NestLowering:
             raise CompileError(f"plan: expected a power of two of lanes of {r.axes[-1].arg}, got {lanes}")
         count = math.prod(tile.count for tile in tiles) * lanes
         allocations, arrays = self._arrays(r, count)
-        levels = [level for a in r.axes for level in self._levels(a)]
-        levels = self._ordered(levels)
+        levels = self.levels(r.axes)
         body = self._initial(r, arrays, tiles, lanes, cursor, known)
         body += self._folding(r, levels, cursor, arrays, tiles, lanes, known)
         body += self._merge_lanes(r, arrays, tiles, lanes)
@@ -229,10 +234,18 @@ class NestLowering:
         }
         return allocations + body, results
 
+    def levels(self, axes: Sequence[Expr]) -> list[Level]:
+        """The loops of some axes, in the order of the plan."""
+        return self._ordered([level for a in axes for level in self._levels(a)])
+
     def _arrays(self, r: Reduction, count: int) -> tuple[Body, list[str]]:
         self.names += 1
-        names = [f"{s.name}_{self.number}_{self.names}" for s in r.states]
+        names = [self.name(s.name) for s in r.states]
         return tuple(Alloc(name, s.dtype, count) for name, s in zip(names, r.states, strict=True)), names
+
+    def name(self, text: str) -> str:
+        """A name that nothing else has."""
+        return f"{text}_{self.number}_{self.names}"
 
     def _limited(self, block: Block, cursor: Cursor) -> Cursor:
         limit = self.limits.get(block)

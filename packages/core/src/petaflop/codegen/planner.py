@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from petaflop.codegen.axes import edge_of, fusable_groups, reduce_levels, vector_choice
 from petaflop.codegen.chained import plan_chain
 from petaflop.codegen.contraction import plan_contraction
-from petaflop.codegen.cost import block_points, nanoseconds, points, size_of, summarize
+from petaflop.codegen.cost import Summary, block_points, nanoseconds, points, size_of, summarize
 from petaflop.codegen.nest import fuse_axes
-from petaflop.codegen.product import Contraction
+from petaflop.codegen.product import Contraction, Pack
 from petaflop.codegen.rewrite import rewrite
 from petaflop.codegen.split_reduce import Limit, can_split
 from petaflop.graph.symbolic import Expr
@@ -29,6 +29,7 @@ FEW = 16  # fewer independent points than this leave threads idle
 LONG = 1 << 18  # points from which on idle threads matter
 PART = 1 << 16  # least points of a partial reduction
 ALIGNED = (256, 32)  # whole register tiles of most dtypes: a run that is no multiple ends in a ragged step
+ROWS = 4  # of a matrix that meets a vector, at a time
 
 
 def naive_plan(kernel: Kernel) -> Plan:
@@ -41,6 +42,7 @@ def default_plan(kernel: Kernel, target: Target) -> Plan:
     """The plan that the cost model chooses for `target`."""
     rewrites: list[Rewrite] = []
     special: dict[int, Contraction] = {}  # by the number of a nest after the rewrites
+    packs: dict[int, Pack] = {}
     added = 0
     found = []
     for position, (numbers, blocks) in enumerate(_numbered(kernel)):
@@ -49,6 +51,8 @@ def default_plan(kernel: Kernel, target: Target) -> Plan:
         if contraction is not None:
             added += contraction.added
             special[position + added] = contraction
+            start = position + added - len(contraction.packs)
+            packs |= {start + number: pack for number, pack in enumerate(contraction.packs)}
         found.append((numbers, blocks, contraction))
     for numbers, blocks, contraction in reversed(
         found
@@ -63,7 +67,10 @@ def default_plan(kernel: Kernel, target: Target) -> Plan:
     for position, (numbers, blocks) in enumerate(_numbered(kernel)):
         if position in special:
             chosen = special[position]
-            nests.append(Nest(numbers, chosen.fuse, chosen.split, chosen.order))
+            nests.append(Nest(numbers, chosen.fuse, chosen.split, chosen.order, chosen.matrix))
+            continue
+        if position in packs:
+            nests.append(Nest(numbers, *packs[position]))
             continue
         apart = any(number in limits for number in numbers) or _too_few(blocks)
         groups = (
@@ -139,6 +146,7 @@ def _plan_nest(
     summaries = [summarize(kernel, block) for block in fused] if fuse else summaries
     width = max(1, target.vector_bytes // max(summary.itemsize for summary in summaries))
     tiles = vector_choice(fused, summaries, common, width, limits, target.has_masked_access)
+    tiles |= _side_by_side(fused, summaries, tiles, target)
     reduce_lanes = {a: reduce_levels(a, tiles.get(a), fused) for block in fused for a in block.reduce_axes}
     splits = {a.arg: Split(a.arg, levels) for a, levels in reduce_lanes.items() if levels}
     own = {a for block in fused for a in block.axes if a not in common}
@@ -155,6 +163,27 @@ def _plan_nest(
 
 
 Levels = tuple[tuple[str, int], ...]
+
+
+def _side_by_side(
+    blocks: Sequence[Block], summaries: Sequence[Summary], tiles: dict[Expr, Levels], target: Target
+) -> dict[Expr, Levels]:
+    """A matrix times a vector, with lanes along both: some rows at a time, which are as many streams from
+    memory and share what is read of the vector."""
+    (block, summary) = (blocks[0], summaries[0])
+    if len(blocks) > 1 or len(block.reductions) != 1 or not block.axes or block.ordered:
+        return {}
+    lanes, rows = block.reductions[0].axes[-1], block.axes[-1]
+    reads = [access for access in summary.accesses if not access.is_store and lanes in access.strides]
+    fixed = not any({lanes, rows} & (access.irregular | access.guarded) for access in summary.accesses)
+    moved = [rows in access.strides for access in reads]
+    few = size_of(axis_size(rows)) < ROWS * 2 or size_of(axis_size(lanes)) < ROWS * 64
+    if lanes not in tiles or block.reductions[0].scan or few or not fixed or all(moved) or not any(moved):
+        return {}
+    width = tiles[lanes][-1][1]
+    vectors = 2 if target.vector_registers >= ROWS * 6 else 1
+    wide: Levels = (("unroll", vectors * width), ("vector", width)) if vectors > 1 else (("vector", width),)
+    return {rows: (("unroll", ROWS),), lanes: wide}
 
 
 def _threads(

@@ -9,9 +9,9 @@ from petaflop.codegen.cost import Summary, points, size_of
 from petaflop.codegen.roles import Roles
 from petaflop.graph.symbolic import Expr
 from petaflop.ir.kernel import Block, axis_size
-from petaflop.ir.plan import Fuse, Join, Rewrite, Split
+from petaflop.ir.plan import Fuse, Join, Matrix, Rewrite, Split
 
-__all__ = ["Contraction", "Product", "Tasks", "ceil_div", "joined", "tasks_of", "thread"]
+__all__ = ["Contraction", "Pack", "Product", "Tasks", "ceil_div", "joined", "tasks_of", "thread"]
 
 TASK_WORK = 1 << 20  # multiply-adds of one task
 MOST_TASKS = 64
@@ -21,15 +21,21 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+Pack = tuple[tuple[Fuse, ...], tuple[Split, ...]]  # how a nest that packs a factor runs
+
+
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """What to do to a nest: rewrites that add `added` nests before it, then how its loops run."""
+    """What to do to a nest: rewrites that add `added` nests before it, then how its loops run, and those of
+    the added nests where the planner is not to choose."""
 
     rewrites: tuple[Rewrite, ...]
     added: int
     fuse: tuple[Fuse, ...]
     split: tuple[Split, ...]
     order: tuple[str, ...]
+    matrix: Matrix | None = None
+    packs: tuple[Pack, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +75,11 @@ class Tasks:
     n_step: int
 
 
-def tasks_of(product: Product, rows_fit: int, rows_first: bool, task_work: int = TASK_WORK) -> Tasks:
+def tasks_of(
+    product: Product, rows_fit: int, rows_first: bool, task_work: int = TASK_WORK, along_m: bool = True
+) -> Tasks:
     """Tasks of about `task_work` multiply-adds: of the outer axes first, then of at most `rows_fit` rows
-    (the other way round with `rows_first`), then of columns."""
+    (the other way round with `rows_first`, and none of rows without `along_m`), then of columns."""
     outer = product.roles.outer
     work = product.m * product.n * product.k
     tasks = max(1, min(MOST_TASKS, points(outer) * work // task_work))
@@ -91,6 +99,7 @@ def tasks_of(product: Product, rows_fit: int, rows_first: bool, task_work: int =
     n_tasks = max(1, min(inner_tasks, ceil_div(product.n, product.tile_n)))
     if n_tasks < inner_tasks:
         m_tasks = max(1, min(m_tasks * inner_tasks // n_tasks, ceil_div(product.m, product.tile_m)))
+    m_tasks = m_tasks if along_m else 1
     m_step = ceil_div(ceil_div(product.m, m_tasks), product.tile_m)
     n_step = ceil_div(ceil_div(product.n, n_tasks), product.tile_n)
     return Tasks(tuple(split), tuple(order), m_tasks > 1, n_tasks > 1, m_step, n_step)

@@ -32,6 +32,7 @@ from petaflop.ir.loops import For, Statement
 from petaflop.ir.plan import Split
 
 __all__ = [
+    "TILED",
     "Cursor",
     "Level",
     "Range",
@@ -47,13 +48,13 @@ __all__ = [
 ]
 
 Body = tuple[Statement, ...]
-TILED = ("unroll", "vector")
+TILED = ("loop", "unroll", "vector")
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """The part of an axis that stands innermost: `axis` of `count` steps of `step`, unrolled or in vector
-    lanes."""
+    """The part of an axis that stands innermost: `axis` of `count` steps of `step`, as a loop, unrolled or in
+    vector lanes."""
 
     axis: Expr
     bind: str
@@ -248,6 +249,7 @@ def tile_position(position: Expr, tiles: Sequence[Tile]) -> Expr:
 def tile_loops(tiles: Sequence[Tile], body: Body) -> Body:
     """`body` for every step of the tiles: unrolled ones outside, the vector lanes innermost."""
     inside_out = tiles[::-1]
-    for tile in sorted(inside_out, key=lambda tile: tile.bind == "unroll"):
-        body = (For(tile.axis, constant(0), constant(tile.count), 1, tile.bind, body),)
+    for tile in sorted(inside_out, key=lambda tile: tile.bind != "vector"):
+        bind = "serial" if tile.bind == "loop" else tile.bind
+        body = (For(tile.axis, constant(0), constant(tile.count), 1, bind, body),)
     return body

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from petaflop.codegen.narrow import narrowed, zero_outside
 from petaflop.codegen.panels import panelled, with_factor
 from petaflop.codegen.restrict import restrict_columns
 from petaflop.codegen.rows import Bound, chunked, rows_staged, rows_tiled, share_rooms
+from petaflop.codegen.shift import shifted
 from petaflop.codegen.split_reduce import Limit, halves
 from petaflop.codegen.windows import copied
+from petaflop.dtype import to_dtype
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import (
     TRUE,
@@ -44,6 +47,7 @@ from petaflop.ir.kernel import (
     axis_size,
     common_axes,
     load,
+    value,
 )
 from petaflop.ir.plan import (
     Chunk,
@@ -52,6 +56,7 @@ from petaflop.ir.plan import (
     Restrict,
     Rewrite,
     Rows,
+    Shift,
     SplitReduce,
     Stage,
     StageRows,
@@ -164,7 +169,7 @@ def _tile(
 
 
 def _tiled(block: Block, directive: Tile, room: Mapping[str, tuple[Dim, ...]]) -> Block:
-    old = next(a for a in block.axes if a.arg == directive.axis)
+    old = next(a for a in (*block.axes, *block.reduce_axes) if a.arg == directive.axis)
     size = axis_size(old)
     count = divide(as_expr(size) + (directive.size - 1), constant(directive.size))
     outer = axis(f"{directive.axis}_t", int(count.arg) if count.op is Op.CONST else count)
@@ -175,7 +180,10 @@ def _tiled(block: Block, directive: Tile, room: Mapping[str, tuple[Dim, ...]]) -
         return tuple(new for a in axes for new in ((outer, inner) if a is old else (a,)))
 
     inside = less(position, as_expr(size))
-    if inside is not TRUE:
+    if inside is not TRUE and old in block.reduce_axes:
+        for operand, factor in enumerate(block.reductions[0].term.args):
+            block = with_factor(block, operand, zero_outside(factor, old, position, inside))
+    elif inside is not TRUE:
         block = _guarded(block, old, position, inside, room)
     return _substituted(block, {old: position}, place)
 
@@ -215,10 +223,39 @@ def _stage(
     by_name = {a.arg: a for a in (*block.axes, *reduction.axes)}
     axes = tuple(by_name[name] for name in directive.axes)
     name = f"panel{len(temporaries)}"
-    temporaries.append(Temporary(name, factor.dtype, tuple(axis_size(a) for a in axes)))
-    pack = Block(axes, (Store(name, axes, factor),))
-    blocks[directive.block] = with_factor(block, operand, load(name, axes, factor.dtype))
-    _insert(directive.block, [pack], blocks, sizes)
+    packed = narrowed(factor, to_dtype(directive.dtype)) if directive.dtype else factor
+    assert packed is not None, f"expected a factor that {directive.dtype} holds, got {factor}"
+    shape = tuple(axis_size(a) for a in axes)
+    temporaries.append(Temporary(name, packed.dtype, shape, directive.shared))
+    pack = Block(axes, (Store(name, axes, packed),))
+    if directive.together:
+        pack = _together(pack)
+    read = load(name, axes, packed.dtype)
+    read = value(Op.CAST, read, dtype=factor.dtype) if read.dtype is not factor.dtype else read
+    block = with_factor(block, operand, read)
+    if directive.shared:
+        first = axes[: directive.shared]
+        own = {a: axis(f"{a.arg}_p", axis_size(a)) for a in pack.axes[directive.shared :]}
+        pack = pack.map(dict(own))
+        block = replace(block, axes=(*first, *(a for a in block.axes if a not in first)))
+        blocks[directive.block : directive.block + 1] = [pack, block]
+        sizes[_nest_of(directive.block, sizes)[0]] += 1
+    else:
+        blocks[directive.block] = block
+        _insert(directive.block, [pack], blocks, sizes)
+
+
+def _together(block: Block) -> Block:
+    """The block without its last axis, and with a store for each value of that."""
+    *axes, last = block.axes
+    (store,) = block.stores
+    size = axis_size(last)
+    assert isinstance(size, int)
+    stores = []
+    for number in range(size):
+        (stored,) = substitute([store.value], {last: constant(number)})
+        stores.append(replace(store, index=(*axes, constant(number)), value=stored))
+    return Block(tuple(axes), tuple(stores))
 
 
 def _window(
@@ -231,6 +268,15 @@ def _window(
     temporaries.append(copy)
     blocks[directive.block] = with_factor(block, directive.operand, read)
     _insert(directive.block, [fill], blocks, sizes)
+
+
+def _shift(
+    directive: Shift, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
+) -> None:
+    name = f"sums{len(temporaries)}"
+    sums, room, blocks[directive.block] = shifted(blocks[directive.block], directive.operand, name)
+    temporaries.append(room)
+    _insert(directive.block, [sums], blocks, sizes)
 
 
 def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[int]) -> None:
@@ -350,6 +396,7 @@ _RULES: dict[type, Callable[..., None]] = {
     Stage: _stage,
     Panel: _panel,
     Window: _window,
+    Shift: _shift,
     SplitReduce: _split_reduce,
     Rows: _rows,
     Restrict: _restrict,

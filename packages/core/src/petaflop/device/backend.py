@@ -49,6 +49,8 @@ class Capabilities:
     images: bool = False
     replay: bool = False  # `capture` gives one native call for many launches
     denormals: bool = True
+    # false: sums of products of narrow floats (bfloat16 and smaller) may take denormals for zero
+    denormal_products: bool = True
     correctly_rounded_division: bool = True
     concurrent_streams: bool = False
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from petaflop.dtype import DType, float32
+from petaflop.dtype import index as index_dtype
 from petaflop.graph.node import Node, cast, compute, reduce
-from petaflop.graph.ops import Op
-from petaflop.graph.symbolic import Dim, Expr
-from petaflop.graph.view import flip, pad, permute, reshape, shrink, window
+from petaflop.graph.ops import VIEWS, Leaf, Op
+from petaflop.graph.symbolic import Dim, Expr, as_expr, make, topological
+from petaflop.graph.view import expand, flip, pad, permute, reshape, shrink, source_index, window
 
 __all__ = ["Phases", "accumulator", "sum_axes", "window_adjoint"]
 
@@ -175,15 +176,68 @@ def _phase(grad: Node, axis: int, stride: int, dilation: int, phase: int, taps: 
     step = apart * dilation // stride
     first = (phase - taps[0] * dilation) // stride
     inner = _unsummed(grad)
-    ranges: list[tuple[Dim, Dim]] = [(0, n) for n in inner.shape]
-    ranges[last] = (taps[0], taps[-1] + 1)
-    inner = shrink(inner, tuple(ranges))
-    if apart > 1:
-        inner = window(inner, last, 1, apart)
-        inner = reshape(inner, inner.shape[:-1])
-    skewed = _skew(flip(inner, (last,)), axis, last, step, (count - 1) * step - first, rows)
+
+    def taken(node: Node) -> Node:
+        ranges: list[tuple[Dim, Dim]] = [(0, n) for n in node.shape]
+        ranges[last] = (taps[0], taps[-1] + 1)
+        node = shrink(node, tuple(ranges))
+        if apart > 1:
+            node = window(node, last, 1, apart)
+            node = reshape(node, node.shape[:-1])
+        return flip(node, (last,))
+
+    def skew(node: Node) -> Node:
+        return _skew(node, axis, last, step, (count - 1) * step - first, rows)
+
+    factors = _factors(inner, axis)
+    if factors is None:
+        skewed = skew(taken(inner))
+    else:
+        moving, still = map(taken, factors)
+        one = shrink(still, tuple((0, 1 if k == axis else n) for k, n in enumerate(still.shape)))
+        moved = skew(moving)
+        skewed = compute(Op.MUL, moved, expand(one, moved.shape))
     total = sum_axes(skewed, (last, *range(last + 1, len(skewed.shape))))
     return reshape(total, total.shape[:last])
+
+
+def _factors(node: Node, axis: int) -> tuple[Node, Node] | None:
+    """What changes along `axis` and what does not, where `node` is a product of such, as of a convolution's
+    gradient and its weights: zeros around one are zeros of the product, which the scheduler still sees."""
+    chain: list[Node] = []
+    below = node
+    while below.buffer is None and below.op in _MOVES:
+        chain.append(below)
+        below = below.sources[0]
+    if below.op is not Op.MUL or below.buffer is not None:
+        return None
+    parts = []
+    for source in below.sources:
+        for view in reversed(chain):
+            source = _MOVES[view.op](view, source)
+        parts.append(source)
+    a, b = parts
+    if _is_still(b, axis):
+        return a, b
+    return (b, a) if _is_still(a, axis) else None
+
+
+def _is_still(node: Node, axis: int) -> bool:
+    """Whether the elements of a view along `axis` are one element of what is below it."""
+    index = [
+        make(Leaf.AXIS, (as_expr(n),), index_dtype, f"i{k}", 0, _most(n)) for k, n in enumerate(node.shape)
+    ]
+    moving, place = index[axis], list(index)
+    while node.buffer is None and node.op in VIEWS:
+        place, valid = source_index(node, place)
+        if moving in topological((valid,)):
+            return False
+        node = node.sources[0]
+    return moving not in topological(place)
+
+
+def _most(size: Dim) -> int:
+    return (size if isinstance(size, int) else size.hi) - 1
 
 
 def _skew(node: Node, axis: int, taps: int, step: int, before: Dim, rows: Dim) -> Node:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from petaflop import profile
 from petaflop.config import config
 from petaflop.dtype import DType, bool_, int32
-from petaflop.errors import DeviceError, DTypeError, GradientError, ShapeError, user_line
+from petaflop.errors import DeviceError, DTypeError, GradientError, ShapeError, origin
 from petaflop.graph.ops import SPEC, VIEWS, Op
 from petaflop.graph.symbolic import Dim, Expr, product
 
@@ -106,7 +107,7 @@ class Node:
 
 
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
-# the user's line that built a node first; only while PETAFLOP_CHECK is set, since looking is slow
+# where a node was first built; only while PETAFLOP_CHECK or a profile asks for it, since looking is slow
 origins: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
 
 
@@ -117,8 +118,8 @@ def _node(
     found = _table.get(key)
     if found is None:
         found = _table.setdefault(key, _new(op, sources, arg, dtype, shape, device))
-        if config.check:
-            origins[found] = user_line()
+        if config.check or profile.naming:
+            origins[found] = origin()
     return found
 
 
@@ -171,9 +172,10 @@ def variable(expr: Expr, dtype: DType = int32) -> Node:
 
 def buffer_leaf(buffer: Any, dtype: DType, shape: tuple[Dim, ...], device: str) -> Node:
     """Memory as a leaf of its own; None for a stand-in that graphs are built and differentiated on."""
-    node = _new(Op.BUFFER, (), next(_identities), dtype, shape, device)  # no other node is equal to it
-    if buffer is not None:
-        node.attach(buffer)
+    node = Node()  # no other node is equal to it; written out, as each replay makes some
+    node.op, node.sources, node.arg, node.dtype = Op.BUFFER, (), next(_identities), dtype
+    node.shape, node.device, node.buffer, node.needs_gradient = shape, device, buffer, False
+    node.version = 0 if buffer is None else buffer.version
     return node
 
 

@@ -15,14 +15,19 @@ from typing import Any
 from petaflop.dtype import DType
 from petaflop.graph.ops import Native, Op
 from petaflop.graph.symbolic import TRUE, Dim, Expr, as_expr
+from petaflop.ir.target import MatrixInstruction
 
 __all__ = [
     "Alloc",
+    "Deposit",
+    "Fetch",
     "For",
+    "Fragments",
     "If",
     "Let",
     "Loops",
     "Memory",
+    "Multiply",
     "Phase",
     "PhaseSignature",
     "Segment",
@@ -31,6 +36,9 @@ __all__ = [
     "Store",
     "walk",
 ]
+
+
+_START = as_expr(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,58 @@ class Alloc:
     size: int
 
 
-Statement = For | Let | Store | If | Alloc
+@dataclass(frozen=True, slots=True)
+class Fragments:
+    """`count` tiles of operand "a", "b" or "c" of a matrix instruction, in registers, for the rest of the
+    body."""
+
+    name: str
+    instruction: MatrixInstruction
+    operand: str
+    count: int
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(rows, elements of a row) of a tile in memory: B stands in groups of k, the others row by row."""
+        i = self.instruction
+        sizes = {"a": (i.m, i.k), "b": (i.k // i.group, i.n * i.group), "c": (i.m, i.n)}
+        return sizes[self.operand]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """fragments[number] = a tile whose first element is buffer[offset] and whose rows are `pitch` elements
+    apart; 0 everywhere without a buffer."""
+
+    fragments: str
+    number: Expr
+    buffer: str = ""
+    offset: Expr = _START
+    pitch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Multiply:
+    """c += a * b, each of them one of some fragments: (name, number)."""
+
+    c: tuple[str, Expr]
+    a: tuple[str, Expr]
+    b: tuple[str, Expr]
+
+
+@dataclass(frozen=True, slots=True)
+class Deposit:
+    """A tile whose first element is buffer[offset] and whose rows are `pitch` elements apart =
+    fragments[number]."""
+
+    buffer: str
+    offset: Expr
+    pitch: int
+    fragments: str
+    number: Expr
+
+
+Statement = For | Let | Store | If | Alloc | Fragments | Fetch | Multiply | Deposit
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,12 +304,26 @@ def _store_lines(store: Store, indent: str) -> list[str]:
     return [f"{indent}{store.buffer}[{store.offset}] = {store.value}{gate}"]
 
 
+def _tile(tile: Fetch | Deposit) -> str:
+    return f"tile {tile.buffer}[{tile.offset}] by {tile.pitch}"
+
+
+def _one(fragment: tuple[str, Expr]) -> str:
+    return f"{fragment[0]}[{fragment[1]}]"
+
+
 _PRINT: dict[type, Callable[[Any, str], list[str]]] = {
     For: _for_lines,
     If: _if_lines,
     Store: _store_lines,
     Let: lambda let, indent: [f"{indent}let {let.name}: {let.name.dtype} = {let.value}"],
     Alloc: lambda alloc, indent: [f"{indent}alloc {alloc.name}: {alloc.dtype}[{alloc.size}]"],
+    Fragments: lambda f, indent: [
+        f"{indent}fragments {f.name}: {f.count} of {f.operand} of {f.instruction.name}"
+    ],
+    Fetch: lambda f, indent: [f"{indent}{f.fragments}[{f.number}] = {_tile(f) if f.buffer else 'zero'}"],
+    Multiply: lambda m, indent: [f"{indent}{_one(m.c)} += {_one(m.a)} @ {_one(m.b)}"],
+    Deposit: lambda d, indent: [f"{indent}{_tile(d)} = {d.fragments}[{d.number}]"],
 }
 
 

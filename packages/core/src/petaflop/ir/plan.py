@@ -16,12 +16,14 @@ __all__ = [
     "Chunk",
     "Fuse",
     "Join",
+    "Matrix",
     "Nest",
     "Panel",
     "Plan",
     "Restrict",
     "Rewrite",
     "Rows",
+    "Shift",
     "Split",
     "SplitReduce",
     "Stage",
@@ -30,7 +32,7 @@ __all__ = [
     "Window",
 ]
 
-BINDS = ("thread", "serial", "block", "unroll", "vector")
+BINDS = ("thread", "serial", "block", "loop", "unroll", "vector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Split:
 
     "thread" steps are tasks; "serial" steps are a loop; a "block" step of a reduce axis folds into a partial
     result of its own, which bounds the rounding error; "unroll" and "vector" steps stand innermost, below
-    every reduce loop, and keep their results in registers; a reduce axis has a power of two of them. `edge`
+    every reduce loop, and keep their results in registers ("loop" steps keep them in memory, and are not
+    repeated in the code); a reduce axis has a power of two of them. `edge`
     says what happens to a last step that is not full: "peel" runs it one by one, "mask" runs it in full with
     what lies outside switched off.
     """
@@ -78,10 +81,10 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """In `blocks`, a parallel axis becomes `axis_t`, the number of a tile, and `axis_r` < `size`, the place
-    in it.
+    """In `blocks`, an axis becomes `axis_t`, the number of a tile, and `axis_r` < `size`, the place in it.
 
-    What a ragged last tile has outside the axis is neither read nor written.
+    What a ragged last tile has outside a parallel axis is neither read nor written; outside a reduce axis,
+    which a sum of products runs over, both factors are 0.
     """
 
     blocks: tuple[int, ...]
@@ -97,15 +100,26 @@ class Stage:
     """Compute factor 0 or 1 of the product that `block` sums up beforehand, into panels with these axes in
     memory.
 
-    A panel has room for whole tiles; what is outside a ragged axis is 0. The new block stands before `block`.
+    A panel has room for whole tiles; what is outside a ragged axis is 0. With a `dtype` it holds the factor
+    as it was before it was cast from that dtype. Where `together`, one point of the new block stores all that
+    the last axis runs over. The new block stands before `block`: in a nest of its own, or with `shared` in
+    the same nest, whose first axes become those first `shared` ones: then the panel holds what a point of
+    these needs, and the other axes of the new block have `_p` at their ends.
     """
 
     block: int
     operand: int
     axes: tuple[str, ...]
+    dtype: str = ""
+    together: bool = False
+    shared: int = 0
 
     def __str__(self) -> str:
-        return f"stage factor {self.operand} of block {self.block} as [{', '.join(self.axes)}]"
+        dtype = f" in {self.dtype}" if self.dtype else ""
+        together = ", the last together" if self.together else ""
+        inside = f", inside {', '.join(self.axes[: self.shared])}" if self.shared else ""
+        axes = ", ".join(self.axes)
+        return f"stage factor {self.operand} of block {self.block} as [{axes}]{dtype}{together}{inside}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +161,21 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """Make factor 0 or 1 of the product that `block` sums up, a cast of 8-bit integers, one of the other
+    signedness: each value moves by half the range, and what that adds to a sum is taken from the result.
+
+    It is a multiple of the sum of the other factor, which a new block before `block` computes.
+    """
+
+    block: int
+    operand: int
+
+    def __str__(self) -> str:
+        return f"shift factor {self.operand} of block {self.block} to the other signedness"
+
+
+@dataclass(frozen=True, slots=True)
 class SplitReduce:
     """Cut a reduce axis of `block` into runs of `size`, folded apart and then merged, in another phase."""
 
@@ -156,6 +185,22 @@ class SplitReduce:
 
     def __str__(self) -> str:
         return f"split_reduce block {self.block}: {self.axis} by {self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Sum the products of a nest up by an instruction of the target, by its name.
+
+    Its tiles cover the steps of `m` and `n` that stand innermost, and all of the reduce axes `k`.
+    """
+
+    instruction: str
+    m: str
+    n: str
+    k: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"matrix {self.instruction} on {self.m} x {self.n} x {' x '.join(self.k)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +262,7 @@ class StageRows:
         return f"stage factor {self.operand} of block {self.block} for a tile of rows"
 
 
-Rewrite = Join | Tile | Stage | Panel | Window | SplitReduce | Rows | Restrict | StageRows | Chunk
+Rewrite = Join | Tile | Stage | Panel | Window | Shift | SplitReduce | Rows | Restrict | StageRows | Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +277,7 @@ class Nest:
     fuse: tuple[Fuse, ...] = ()
     split: tuple[Split, ...] = ()
     order: tuple[str, ...] = ()
+    matrix: Matrix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,25 +309,12 @@ class Plan:
             lines.append(f"  nest {', '.join(map(str, nest.blocks))}:")
             lines += [f"    {directive}" for directive in (*nest.fuse, *nest.split)]
             lines += [f"    order {', '.join(nest.order)}"] if nest.order else []
+            lines += [f"    {nest.matrix}"] if nest.matrix else []
         return "\n".join(lines)
 
 
-_KINDS = (
-    Chunk,
-    Fuse,
-    Join,
-    Nest,
-    Panel,
-    Plan,
-    Restrict,
-    Rows,
-    Split,
-    SplitReduce,
-    Stage,
-    StageRows,
-    Tile,
-    Window,
-)
+_REWRITES = (Chunk, Join, Panel, Restrict, Rows, Shift, SplitReduce, Stage, StageRows, Tile, Window)
+_KINDS = (*_REWRITES, Fuse, Matrix, Nest, Plan, Split)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 
 

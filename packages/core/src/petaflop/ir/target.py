@@ -5,7 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["MatrixInstruction", "Target"]
+__all__ = ["MatrixInstruction", "Target", "TileRegisters"]
+
+
+@dataclass(frozen=True, slots=True)
+class TileRegisters:
+    """Numbered registers that hold nothing but tiles, and the intrinsics that fill and empty them.
+
+    `load` and `store` take (number, address, bytes from row to row), `zero` takes a number. A function that
+    uses tiles calls `begin` first, with the address of `configuration`, and `end` last.
+    """
+
+    count: int
+    load: str
+    store: str
+    zero: str
+    begin: str
+    end: str
+    configuration: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +31,11 @@ class MatrixInstruction:
 
     `a_map`, `b_map` and `c_map` give, for each lane and register element in row-major (lane, element) order,
     the (row, column) of the tile that it holds; a dot product such as `vpdpbusd` has one lane per result.
-    `spelling` is the intrinsic, `signs` the signedness of A and B ("us" is unsigned times signed), and
-    `flushes_denormals` is true where inputs lose their denormals (`vdpbf16ps`).
+    `spelling` is the intrinsic, which takes tiles in the order of `operands`, those of A and B as the type
+    `operand_type`; `signs` is the signedness of A and B ("us" is unsigned times signed), and
+    `flushes_denormals` is true where inputs lose their denormals (`vdpbf16ps`). Tiles live in vector
+    registers, or in `tiles`. `cycles` is the time from one instruction to the next, and `roundings` how often
+    one rounds an element of C.
     """
 
     name: str
@@ -31,6 +51,23 @@ class MatrixInstruction:
     c_map: tuple[tuple[int, int], ...] = ()
     signs: str = "ss"
     flushes_denormals: bool = False
+    operands: tuple[str, ...] = ("c", "a", "b")
+    operand_type: str = ""
+    tiles: TileRegisters | None = None
+    cycles: float = 0.5
+    roundings: int = 1
+
+    @property
+    def group(self) -> int:
+        """How many values of k stand side by side in B, as one column's part of a row.
+
+        >>> MatrixInstruction(
+        ...     "dot", 1, 2, 2, "int8", "int8", "int32", "", b_map=((0, 0), (1, 0), (0, 1), (1, 1))
+        ... ).group
+        2
+        """
+        columns = [column for _, column in self.b_map]
+        return next((place for place, column in enumerate(columns) if column != columns[0]), len(columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +113,6 @@ class Target:
     @property
     def key(self) -> str:
         """What generated code depends on, for cache keys."""
-        return f"{self.name}|{self.triple}|{self.cpu}|{self.features}|{self.vector_bytes}|{self.threads}"
+        matrix = ",".join(row.name for row in self.matrix_instructions)
+        device = f"{self.name}|{self.triple}|{self.cpu}|{self.features}|{matrix}"
+        return f"{device}|{self.vector_bytes}|{self.threads}"

@@ -7,14 +7,27 @@ is a fault of ours: no graph that a user can build may lead to it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from petaflop.dtype import DType, bool_, index
 from petaflop.errors import CompileError
 from petaflop.graph.ops import COMPUTE, Native, Op
 from petaflop.graph.symbolic import Expr, Leaf, is_constant, topological
 from petaflop.ir.kernel import Block, Kernel, axes_of
-from petaflop.ir.loops import Alloc, For, If, Let, Loops, Segment, Statement, Store
+from petaflop.ir.loops import (
+    Alloc,
+    Deposit,
+    Fetch,
+    For,
+    Fragments,
+    If,
+    Let,
+    Loops,
+    Multiply,
+    Segment,
+    Statement,
+    Store,
+)
 
 __all__ = ["verify_kernel", "verify_loops"]
 
@@ -117,11 +130,12 @@ def _inside(roots: Iterable[Expr]) -> list[Expr]:
 
 @dataclass(slots=True)
 class _Scope:
-    """What may be named at a place: buffers with dtype and size (None: unknown), and bound leaves."""
+    """What may be named at a place: buffers with dtype and size (None: unknown), bound leaves, and tiles."""
 
     buffers: dict[str, tuple[DType, int | None]]
     bound: set[Expr]
     lanes: bool = False
+    fragments: dict[str, Fragments] = field(default_factory=dict)
 
 
 def verify_loops(loops: Loops) -> None:
@@ -140,6 +154,7 @@ def _verify_segment(loops: Loops, segment: Segment) -> None:
 
 def _verify_body(body: Iterable[Statement], scope: _Scope) -> None:
     names: list[Expr] = []
+    tiles: list[str] = []
     for statement in body:
         if isinstance(statement, Alloc):
             _expect(statement.size > 0, "room for an element", statement.size, statement)
@@ -158,9 +173,19 @@ def _verify_body(body: Iterable[Statement], scope: _Scope) -> None:
             _expect(statement.condition.dtype is bool_, "a bool", statement.condition.dtype, statement)
             _verify_body(statement.body, scope)
             _verify_body(statement.orelse, scope)
+        elif isinstance(statement, Fragments):
+            _expect(statement.name not in scope.fragments, "a name that is free", statement.name, statement)
+            scope.fragments[statement.name] = statement
+            tiles.append(statement.name)
+        elif isinstance(statement, (Fetch, Deposit)):
+            _verify_tile(statement, scope)
+        elif isinstance(statement, Multiply):
+            _verify_multiply(statement, scope)
         else:
             _verify_for(statement, scope)
     scope.bound.difference_update(names)
+    for name in tiles:
+        del scope.fragments[name]
 
 
 def _verify_for(loop: For, scope: _Scope) -> None:
@@ -189,6 +214,44 @@ def _verify_store(store: Store, scope: _Scope) -> None:
     _expect(store.value.dtype is dtype, f"a value of {dtype}", store.value.dtype, store)
     _expect(store.offset.dtype is index, "an offset of dtype index", store.offset.dtype, store)
     _check_room(store.offset, size, store)
+
+
+def _fragment(name: str, number: Expr, scope: _Scope, where: object) -> Fragments:
+    """The fragments of that name, of which `number` is one."""
+    _expect(name in scope.fragments, "fragments that exist", name, where)
+    found = scope.fragments[name]
+    _expect(number.lo >= 0 and number.hi < found.count, f"a number below {found.count}", number, where)
+    _check_loop_exprs((number,), scope, where)
+    _expect(not scope.lanes, "no lanes around a matrix instruction", number, where)
+    return found
+
+
+def _verify_tile(tile: Fetch | Deposit, scope: _Scope) -> None:
+    """A tile in memory has the dtype of its operand and rows that do not overlap."""
+    found = _fragment(tile.fragments, tile.number, scope, tile)
+    if isinstance(tile, Fetch) and not tile.buffer:
+        return
+    row = found.instruction
+    dtypes = {"a": row.a_dtype, "b": row.b_dtype, "c": row.c_dtype}
+    _check_loop_exprs((tile.offset,), scope, tile)
+    _expect(tile.buffer in scope.buffers, "a buffer that exists", tile.buffer, tile)
+    dtype, size = scope.buffers[tile.buffer]
+    _expect(dtype.name == dtypes[found.operand], f"a tile of {dtypes[found.operand]}", dtype, tile)
+    rows, length = found.extent
+    _expect(rows == 1 or tile.pitch >= length, f"rows {length} apart", tile.pitch, tile)
+    _check_room(tile.offset, size, tile)
+    _check_room(tile.offset + ((rows - 1) * tile.pitch + length - 1), size, tile)
+
+
+def _verify_multiply(multiply: Multiply, scope: _Scope) -> None:
+    found = {
+        operand: _fragment(*one, scope, multiply)
+        for operand, one in (("c", multiply.c), ("a", multiply.a), ("b", multiply.b))
+    }
+    for operand, fragments in found.items():
+        _expect(fragments.operand == operand, f"a tile of operand {operand}", fragments, multiply)
+        same = fragments.instruction == found["c"].instruction
+        _expect(same, "tiles of one instruction", fragments.instruction.name, multiply)
 
 
 def _check_loop_exprs(roots: Iterable[Expr], scope: _Scope, where: object) -> None:

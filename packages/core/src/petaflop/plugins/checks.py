@@ -20,6 +20,7 @@ from petaflop.plugins.scheme import Encoder, QuantScheme
 __all__ = ["REQUIRED_DTYPES", "check"]
 
 REQUIRED_DTYPES = ("float32", "int32", "bool")  # what core itself computes with
+_IMPORTANCE = ("", "squares", "largest", "hessian")
 _WAYS = ("native", "emulated")
 _MEMORY = ("allocate", "copy_in", "copy_out")
 _RENDER = ("render", "compile", "load")
@@ -100,8 +101,9 @@ def _encoder(name: str, encoder: object) -> str:
     assert isinstance(encoder, Encoder)
     if _not_written(encoder, Encoder, ["encode"]):
         return f"{name}: expected `encode`"
-    if encoder.importance not in ("", "squares", "hessian"):
-        return f"{name}: importance: expected '', 'squares' or 'hessian', got {encoder.importance!r}"
+    if encoder.importance not in _IMPORTANCE:
+        known = ", ".join(map(repr, _IMPORTANCE))
+        return f"{name}: importance: expected one of {known}, got {encoder.importance!r}"
     return _has_version(encoder.version, int, name)
 
 

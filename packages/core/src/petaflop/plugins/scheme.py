@@ -192,7 +192,8 @@ class Encoder:
     name        what the user types: "imatrix"
     version     changed when the bytes that it chooses change; kept in the file with its verdict
     importance  what it wants to know of the inputs x that the tensor's last axis will meet: "" for nothing,
-                "squares" for the mean of each x², [K], "hessian" for the mean of x xᵀ, [K, K]
+                "squares" for the mean of each x², [K], "largest" for the largest of each |x|, [K],
+                "hessian" for the mean of x xᵀ, [K, K]
     """
 
     name: str = ""
@@ -202,6 +203,12 @@ class Encoder:
     def supports(self, scheme: QuantScheme) -> bool:
         """Whether it can choose bytes of that format."""
         return scheme.can_pack
+
+    def factors(self, scheme: QuantScheme, values: Array, importance: Array | None = None) -> Array | None:
+        """float32 factors > 0, [K], or None for none: what the values are multiplied by before `encode` gets
+        them, with the importance of inputs that are divided by them; who reads the planes divides likewise.
+        """
+        return None
 
     def encode(
         self, scheme: QuantScheme, values: Array, importance: Array | None = None

@@ -269,6 +269,11 @@ def _reached(roots: Iterable[Expr], binding: Mapping[Expr, str]) -> list[Expr]:
 
 
 def _exprs(statement: Statement) -> tuple[Expr, ...]:
+    if type(statement) not in _HOLDS:
+        raise CompileError(
+            f"render_c: expected no matrix instructions, got {statement}; "
+            "leave them out of the target, as no dialect of C spells them"
+        )
     return _HOLDS[type(statement)](statement)
 
 

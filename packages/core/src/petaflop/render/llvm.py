@@ -13,12 +13,30 @@ from typing import Any
 from petaflop.dtype import DType, float32
 from petaflop.graph.ops import Op
 from petaflop.graph.symbolic import Expr, Leaf, is_constant, linear_terms
-from petaflop.ir.loops import Alloc, For, If, Let, Loops, Memory, Phase, Statement, Store, walk
+from petaflop.ir.loops import (
+    Alloc,
+    Deposit,
+    Fetch,
+    For,
+    Fragments,
+    If,
+    Let,
+    Loops,
+    Memory,
+    Multiply,
+    Phase,
+    Statement,
+    Store,
+)
 from petaflop.ir.target import Target
 from petaflop.render.llvm_divide import LEAST_LANES, quotient_function
+from petaflop.render.llvm_masks import below
+from petaflop.render.llvm_matrix import deposit, fetch, fragments, multiply, release, tile_registers
 from petaflop.render.llvm_memory import load, store
 from petaflop.render.llvm_ops import OPERATIONS, literal, memory_type, register_type, splat, vector
+from petaflop.render.llvm_uses import buffers_used, unseen
 from petaflop.render.llvm_values import Address, Value
+from petaflop.render.llvm_words import in_words, store_words
 
 __all__ = ["render"]
 
@@ -35,7 +53,7 @@ def render(loops: Loops, target: Target, prelude: Prelude) -> str:
     functions, declarations, math = [], set(), set()
     for phase in loops.phases:
         function = Function(loops, phase, target.has_fma)
-        functions.append(function.text())
+        functions += [function.text(), *function.constants]
         declarations |= function.declarations
         math |= function.math_names
     head = [f'target triple = "{target.triple}"'] if target.triple else []
@@ -56,6 +74,7 @@ class Function:
         self.lines: list[str] = []
         self.levels: list[list[str]] = [self.lines]  # one list of lines per enclosing loop or branch
         self.allocations: list[str] = []
+        self.constants: list[str] = []
         self.declarations: set[str] = set()
         self.math_names: set[str] = set()
         self.counter = 0
@@ -68,6 +87,7 @@ class Function:
         self.volatile: dict[
             Any, tuple[Value, frozenset[str]]
         ] = {}  # what depends on memory, until it may change
+        self.fragments: dict[str, tuple[Fragments, str | int]] = {}  # with their address or first number
         self._leaves: dict[Expr, tuple[tuple[Expr, ...], frozenset[str]]] = {}
 
     # ---- text ----
@@ -87,6 +107,11 @@ class Function:
     def call(self, name: str, result: str, *operands: str) -> str:
         self.declare(name, result, operands)
         return self.line(f"call {result} @{name}({', '.join(operands)})")
+
+    def run(self, name: str, *operands: str) -> None:
+        """Call an intrinsic that gives nothing."""
+        self.declare(name, "void", operands)
+        self.effect(f"call void @{name}({', '.join(operands)})")
 
     def declare(self, name: str, result: str, operands: tuple[str, ...]) -> None:
         types = ", ".join(_type_of(operand) for operand in operands)
@@ -108,7 +133,7 @@ class Function:
 
     def _body(self) -> list[str]:
         every = {*(name for name, _ in self.loops.arguments), *(memory.name for memory in self.loops.memory)}
-        used = every if len(self.loops.phases) == 1 else _buffers_used(self.phase)
+        used = every if len(self.loops.phases) == 1 else buffers_used(self.phase)
         for position, (name, _) in enumerate(self.loops.arguments):
             if name in used:
                 self.pointers[name] = self._load_pointer(position)
@@ -120,6 +145,9 @@ class Function:
         for position, variable in enumerate(self.loops.variables):
             slot = self.line(f"getelementptr i64, ptr %variables, i64 {position}")
             self.binding[variable] = Value(self.line(f"load i64, ptr {slot}"), 1, 0)
+        tiles = tile_registers(self.phase)
+        if tiles is not None:
+            self.run(tiles.begin, f"ptr {self.constant(tiles.configuration)}")
         base: Expr | int = 0
         single = len(self.phase.segments) == 1
         for segment in self.phase.segments:
@@ -129,7 +157,17 @@ class Function:
                 first, last = self._clamp(base, base + segment.tasks)
             self._loop(segment.task, first, last, 1, segment.body)
             base = base + segment.tasks
+        if tiles is not None:
+            self.run(tiles.end)
         return self.lines
+
+    def constant(self, data: bytes) -> str:
+        """The address of constant bytes."""
+        name = f"@{self.phase.entry}.constant{len(self.constants)}"
+        text = "".join(f"\\{byte:02X}" for byte in data)
+        head = f"{name} = private unnamed_addr constant"
+        self.constants.append(f'{head} [{len(data)} x i8] c"{text}", align 64')
+        return name
 
     def _load_pointer(self, position: int) -> str:
         slot = self.line(f"getelementptr ptr, ptr %buffers, i64 {position}")
@@ -149,8 +187,15 @@ class Function:
     # ---- statements ----
 
     def statements(self, body: tuple[Statement, ...]) -> None:
+        for statement in in_words(self, body):
+            if isinstance(statement, tuple):
+                store_words(self, statement)
+                self.written(statement[0].buffer)
+            else:
+                _STATEMENTS[type(statement)](self, statement)
         for statement in body:
-            _STATEMENTS[type(statement)](self, statement)
+            if isinstance(statement, Fragments):
+                release(self, statement)
 
     def _loop(self, axis: Expr, start: str, stop: str, step: int, body: tuple[Statement, ...]) -> None:
         """A counted loop that also does nothing where start >= stop; what its body hoists comes before it."""
@@ -240,7 +285,11 @@ class Function:
 
     def _store(self, statement: Store) -> None:
         store(self, statement)
-        stale = [key for key, (_, buffers) in self.volatile.items() if statement.buffer in buffers]
+        self.written(statement.buffer)
+
+    def written(self, buffer: str) -> None:
+        """What was read from a buffer is known no more."""
+        stale = [key for key, (_, buffers) in self.volatile.items() if buffer in buffers]
         for key in stale:
             del self.volatile[key]
 
@@ -258,7 +307,7 @@ class Function:
         """The axes and names that `expr` depends on, and the buffers that it reads."""
         found = self._leaves.get(expr)
         if found is None:
-            for part in _unseen(expr, self._leaves):
+            for part in unseen(expr, self._leaves):
                 leaves: dict[Expr, None] = {part: None} if part.op in _NAMED else {}
                 buffers: set[str] = {part.arg[0]} if part.op is Leaf.LOAD else set()
                 if part.op is not Leaf.AXIS:
@@ -366,6 +415,8 @@ class Function:
         if by_one and expr.dtype is float32 and self.has_fma:
             lanes, divisor = (values[arg].name for arg in expr.args)
             return self._quotient(lanes, divisor, width), width
+        if expr.op is Op.LT and width > 1 and (mask := below(self, expr)):
+            return mask, width
         names = [self.widen(values[arg], arg.dtype, width) for arg in expr.args]
         return OPERATIONS[expr.op](self, expr, names, width), width
 
@@ -436,6 +487,14 @@ class Function:
             base = found.name
         return self.line(f"getelementptr {element}, ptr {base}, i64 {constant}") if constant else base
 
+    def total(self, uniform: list[tuple[Value, int]]) -> str:
+        """The sum of uniform values times their factors, where the last of them is known."""
+        level = max(value.level for value, _ in uniform)
+        before = self._at(level)
+        name = self._sum(tuple((value.name, factor) for value, factor in uniform), level)
+        self.lines = before
+        return name
+
     def _sum(self, terms: tuple[tuple[str, int], ...], level: int) -> str:
         found = self._find(terms)
         if found is None:
@@ -454,46 +513,11 @@ _STATEMENTS: dict[type, Callable[[Function, Any], None]] = {
     Let: Function._let,
     Store: Function._store,
     Alloc: Function._alloc,
+    Fragments: fragments,
+    Fetch: fetch,
+    Multiply: multiply,
+    Deposit: deposit,
 }
-
-
-def _unseen(root: Expr, seen: dict[Expr, Any]) -> list[Expr]:
-    """Expressions below `root` that are not in `seen`, arguments first."""
-    order: list[Expr] = []
-    stack = [(root, False)]
-    entered: set[Expr] = set()
-    while stack:
-        expr, ready = stack.pop()
-        if ready:
-            order.append(expr)
-        elif expr not in seen and expr not in entered:
-            entered.add(expr)
-            stack.append((expr, True))
-            stack.extend((arg, False) for arg in expr.args)
-    return order
-
-
-def _buffers_used(phase: Phase) -> set[str]:
-    used: set[str] = set()
-    seen: dict[Expr, Any] = {}
-    for segment in phase.segments:
-        for statement in walk(segment.body):
-            roots: tuple[Expr, ...] = ()
-            if isinstance(statement, Store):
-                used.add(statement.buffer)
-                roots = (statement.offset, statement.value, statement.valid)
-            elif isinstance(statement, Let):
-                roots = (statement.value,)
-            elif isinstance(statement, If):
-                roots = (statement.condition,)
-            elif isinstance(statement, For):
-                roots = (statement.start, statement.stop)
-            for root in roots:
-                for expr in _unseen(root, seen):
-                    seen[expr] = True
-                    if expr.op is Leaf.LOAD:
-                        used.add(expr.arg[0])
-    return used
 
 
 def _type_of(operand: str) -> str:

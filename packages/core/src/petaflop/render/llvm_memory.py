@@ -16,7 +16,7 @@ from petaflop.render.llvm_values import Address, Value
 if TYPE_CHECKING:
     from petaflop.render.llvm import Function
 
-__all__ = ["load", "store"]
+__all__ = ["lane_pointers", "load", "store"]
 
 
 def load(f: Function, expr: Expr) -> tuple[str, int]:
@@ -43,7 +43,7 @@ def load(f: Function, expr: Expr) -> tuple[str, int]:
     else:
         element = memory_type(dtype)
         name = "poison"
-        for lane, pointer in enumerate(_lanes(f, buffer, address, mask)):
+        for lane, pointer in enumerate(lane_pointers(f, buffer, address, mask)):
             scalar = f.line(f"load {element}, ptr {pointer}, align {dtype.itemsize}")
             name = f.line(f"insertelement {kind} {name}, {element} {scalar}, i64 {lane}")
     return _fill(f, decode(f, name, dtype, width), width, mask, fill, dtype)
@@ -76,7 +76,7 @@ def store(f: Function, statement: Store) -> None:
         f.effect(f"call void @{function}({', '.join(operands)})")
         return
     element = memory_type(dtype)
-    for lane, pointer in enumerate(_lanes(f, buffer, address, mask)):
+    for lane, pointer in enumerate(lane_pointers(f, buffer, address, mask)):
         scalar = f.line(f"extractelement {kind} {raw}, i64 {lane}")
         f.effect(f"store {element} {scalar}, ptr {pointer}, align {dtype.itemsize}")
 
@@ -122,7 +122,7 @@ def _contiguous(f: Function, buffer: str, address: Address, mask: Value, dtype: 
     return f.line(f"shufflevector {kind} {name}, {kind} poison, <{width} x i32> <{order}>")
 
 
-def _lanes(f: Function, buffer: str, address: Address, mask: Value) -> list[str]:
+def lane_pointers(f: Function, buffer: str, address: Address, mask: Value) -> list[str]:
     """The address of each lane's element."""
     width, element = f.width, memory_type(f.dtypes[buffer])
     pointers = [f.pointer(buffer, address, address.constant + address.stride * lane) for lane in range(width)]

@@ -93,6 +93,14 @@ class TensorBase(Watched):
         tensor._set(node, device)
         return tensor
 
+    @classmethod
+    def _around(cls, node: Node, device: str) -> Self:
+        """`_from_node` of memory, outside a capture: what each replay does."""
+        tensor = object.__new__(cls)
+        tensor._node, tensor._grad, tensor._device, tensor._leaf = node, None, device, False
+        _live.add(weakref.ref(tensor, _live.discard))
+        return tensor
+
     def _wrap(self, node: Node) -> Self:
         """The result of an operation on this tensor."""
         return self._from_node(node, self._device)

@@ -1,0 +1,1 @@
+"""How bytes are chosen: each module has encoders that work alike."""

@@ -1,0 +1,1 @@
+"""Files of quantized tensors: GGUF, and safetensors with the conventions that others use."""

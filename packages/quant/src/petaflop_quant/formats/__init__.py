@@ -1,0 +1,1 @@
+"""What bytes mean: each module has the formats of one structure."""
