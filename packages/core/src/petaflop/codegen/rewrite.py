@@ -66,6 +66,12 @@ from petaflop.ir.plan import (
 
 __all__ = ["Rewritten", "join_axes", "rewrite"]
 
+Blocks = list[Block]
+Rooms = list[Temporary]
+Sizes = list[int]  # of the nests, in blocks
+Limits = dict[Block, Limit]
+Bounds = dict[str, Bound]
+
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
@@ -148,18 +154,13 @@ def _substituted(
 # ---- one rule per directive: they change the lists that they are given ----
 
 
-def _join(directive: Join, blocks: list[Block], *_: Any) -> None:
+def _join(directive: Join, blocks: Blocks, *_: Any) -> None:
     for number in directive.blocks:
         blocks[number] = join_axes(blocks[number], directive.axes, directive.into)
 
 
 def _tile(
-    directive: Tile,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: Tile, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     if (bound := bounds.pop(directive.axis, None)) is not None:
         bounds[f"{directive.axis}_t"] = bound.parts(directive.size)
@@ -213,9 +214,7 @@ def _fits(position: Sequence[Expr], shape: tuple[Dim, ...] | None) -> bool:
     )
 
 
-def _stage(
-    directive: Stage, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
-) -> None:
+def _stage(directive: Stage, blocks: Blocks, temporaries: Rooms, sizes: Sizes, *_: Any) -> None:
     block = blocks[directive.block]
     reduction = block.reductions[0]
     product_, operand = reduction.term, directive.operand
@@ -258,9 +257,7 @@ def _together(block: Block) -> Block:
     return Block(tuple(axes), tuple(stores))
 
 
-def _window(
-    directive: Window, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
-) -> None:
+def _window(directive: Window, blocks: Blocks, temporaries: Rooms, sizes: Sizes, *_: Any) -> None:
     block = blocks[directive.block]
     factor = block.reductions[0].term.args[directive.operand]
     name = f"window{len(temporaries)}"
@@ -270,16 +267,14 @@ def _window(
     _insert(directive.block, [fill], blocks, sizes)
 
 
-def _shift(
-    directive: Shift, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
-) -> None:
+def _shift(directive: Shift, blocks: Blocks, temporaries: Rooms, sizes: Sizes, *_: Any) -> None:
     name = f"sums{len(temporaries)}"
     sums, room, blocks[directive.block] = shifted(blocks[directive.block], directive.operand, name)
     temporaries.append(room)
     _insert(directive.block, [sums], blocks, sizes)
 
 
-def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[int]) -> None:
+def _insert(number: int, new: Sequence[Block], blocks: Blocks, sizes: Sizes) -> None:
     """Nests of one block each, before the nest of block `number`."""
     position, first = _nest_of(number, sizes)
     sizes[position:position] = [1] * len(new)
@@ -287,12 +282,7 @@ def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[
 
 
 def _split_reduce(
-    directive: SplitReduce,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    *_: Any,
+    directive: SplitReduce, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, *_: Any
 ) -> None:
     pair, limit, rooms = halves(blocks[directive.block], directive)
     blocks[directive.block : directive.block + 1] = pair
@@ -312,23 +302,13 @@ def _nest_of(number: int, sizes: Sequence[int]) -> tuple[int, int]:
 
 
 def _rows(
-    directive: Rows,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: Rows, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     rows_tiled(directive, blocks, temporaries, bounds)
 
 
 def _restrict(
-    directive: Restrict,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: Restrict, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     position, first = _nest_of(directive.blocks[0], sizes)
     end = first + sizes[position]
@@ -341,12 +321,7 @@ def _restrict(
 
 
 def _stage_rows(
-    directive: StageRows,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: StageRows, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     position, first = _nest_of(directive.block, sizes)
     common = common_axes(tuple(blocks[first : first + sizes[position]]))
@@ -359,12 +334,7 @@ def _stage_rows(
 
 
 def _panel(
-    directive: Panel,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: Panel, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     number = directive.block
     pack, block, room = panelled(directive, blocks[number], f"panel{len(temporaries)}", bounds)
@@ -374,12 +344,7 @@ def _panel(
 
 
 def _chunk(
-    directive: Chunk,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: Chunk, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     position, first = _nest_of(directive.block, sizes)
     common = common_axes(tuple(blocks[first : first + sizes[position]]))
