@@ -16,8 +16,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 300
 LONGER = {
-    "packages/backend-cpu/src/petaflop_cpu/mathlib.py": 320,
-    "packages/backend-cpu/src/petaflop_cpu/runner.py": 340,
+    "packages/backend-cpu/src/petaflop_cpu/mathlib.py": 330,
+    "packages/backend-cpu/src/petaflop_cpu/runner.py": 345,
     "packages/core/src/petaflop/codegen/nest.py": 360,
     "packages/core/src/petaflop/graph/symbolic.py": 450,
     "packages/core/src/petaflop/render/llvm.py": 440,

@@ -25,6 +25,7 @@ from petaflop.ir.target import Target
 __all__ = ["plan_chain"]
 
 TILE_ROWS = 32  # of a task's step: enough to use a panel often
+FEW_ROWS = 16  # where what is kept of more does not fit the cache; panels would be read too often for fewer
 FAR = 1024  # bytes between the rows of a factor, from which on they are packed
 
 
@@ -98,8 +99,7 @@ def plan_chain(kernel: Kernel, first: int, blocks: Sequence[Block], target: Targ
         if position not in inside:
             split += _lanes(nest, block, target)
     split += _threads(nest.common, work)
-    first_wins = {s.axis: s for s in reversed(split)}  # a block that maps may share an axis with a product
-    return Contraction(tuple(rewrites), start - first, (), tuple(first_wins.values()), tuple(order))
+    return Contraction(tuple(rewrites), start - first, (), tuple(split), tuple(order))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +163,12 @@ def _register_loops(p: _Product) -> tuple[list[Split], list[str]]:
 
 
 def _rows(kernel: Kernel, blocks: Sequence[Block], row: Expr, target: Target) -> int:
-    """How many rows a tile has: as many as fit the cache with what is kept of each."""
+    """How many rows a tile has, for what is kept of each to fit the cache."""
     stored = {s.buffer for block in blocks for s in block.stores}
     kept = [t for t in kernel.temporaries if t.name in stored]
     bytes_of_row = max([1, *(points_of(t.shape[t.shared :]) * t.dtype.itemsize for t in kept)])
-    rows = TILE_ROWS
-    while rows > 4 and rows * bytes_of_row > target.l2_bytes // 4:
-        rows //= 2
-    return min(rows, size_of(axis_size(row)))
+    fit = TILE_ROWS * bytes_of_row <= target.l2_bytes // 2
+    return min(TILE_ROWS if fit else FEW_ROWS, size_of(axis_size(row)))
 
 
 def points_of(shape: Sequence[object]) -> int:

@@ -62,6 +62,12 @@ from petaflop.ir.plan import (
 
 __all__ = ["Rewritten", "join_axes", "rewrite"]
 
+Blocks = list[Block]
+Rooms = list[Temporary]
+Sizes = list[int]  # of the nests, in blocks
+Limits = dict[Block, Limit]
+Bounds = dict[str, Bound]
+
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
@@ -144,18 +150,13 @@ def _substituted(
 # ---- one rule per directive: they change the lists that they are given ----
 
 
-def _join(directive: Join, blocks: list[Block], *_: Any) -> None:
+def _join(directive: Join, blocks: Blocks, *_: Any) -> None:
     for number in directive.blocks:
         blocks[number] = join_axes(blocks[number], directive.axes, directive.into)
 
 
 def _tile(
-    directive: Tile,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: Tile, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     if (bound := bounds.pop(directive.axis, None)) is not None:
         bounds[f"{directive.axis}_t"] = bound.parts(directive.size)
@@ -209,9 +210,7 @@ def _fits(position: Sequence[Expr], shape: tuple[Dim, ...] | None) -> bool:
     )
 
 
-def _stage(
-    directive: Stage, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
-) -> None:
+def _stage(directive: Stage, blocks: Blocks, temporaries: Rooms, sizes: Sizes, *_: Any) -> None:
     number = directive.block
     pack, room, block = staged(directive, blocks[number], f"panel{len(temporaries)}")
     temporaries.append(room)
@@ -223,9 +222,7 @@ def _stage(
         _insert(number, [pack], blocks, sizes)
 
 
-def _window(
-    directive: Window, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
-) -> None:
+def _window(directive: Window, blocks: Blocks, temporaries: Rooms, sizes: Sizes, *_: Any) -> None:
     block = blocks[directive.block]
     factor = block.reductions[0].term.args[directive.operand]
     fill, copy, read = copied(factor, directive.lanes, directive.multiple, f"window{len(temporaries)}")
@@ -234,16 +231,14 @@ def _window(
     _insert(directive.block, [fill], blocks, sizes)
 
 
-def _shift(
-    directive: Shift, blocks: list[Block], temporaries: list[Temporary], sizes: list[int], *_: Any
-) -> None:
+def _shift(directive: Shift, blocks: Blocks, temporaries: Rooms, sizes: Sizes, *_: Any) -> None:
     name = f"sums{len(temporaries)}"
     sums, room, blocks[directive.block] = shifted(blocks[directive.block], directive.operand, name)
     temporaries.append(room)
     _insert(directive.block, [sums], blocks, sizes)
 
 
-def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[int]) -> None:
+def _insert(number: int, new: Sequence[Block], blocks: Blocks, sizes: Sizes) -> None:
     """Nests of one block each, before the nest of block `number`."""
     position, first = _nest_of(number, sizes)
     sizes[position:position] = [1] * len(new)
@@ -251,12 +246,7 @@ def _insert(number: int, new: Sequence[Block], blocks: list[Block], sizes: list[
 
 
 def _split_reduce(
-    directive: SplitReduce,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    *_: Any,
+    directive: SplitReduce, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, *_: Any
 ) -> None:
     pair, limit, rooms = halves(blocks[directive.block], directive)
     blocks[directive.block : directive.block + 1] = pair
@@ -276,23 +266,13 @@ def _nest_of(number: int, sizes: Sequence[int]) -> tuple[int, int]:
 
 
 def _rows(
-    directive: Rows,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: Rows, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     rows_tiled(directive, blocks, temporaries, bounds)
 
 
 def _restrict(
-    directive: Restrict,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: Restrict, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     position, first = _nest_of(directive.blocks[0], sizes)
     end = first + sizes[position]
@@ -305,12 +285,7 @@ def _restrict(
 
 
 def _stage_rows(
-    directive: StageRows,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: StageRows, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     position, first = _nest_of(directive.block, sizes)
     common = common_axes(tuple(blocks[first : first + sizes[position]]))
@@ -323,12 +298,7 @@ def _stage_rows(
 
 
 def _panel(
-    directive: Panel,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: Panel, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     number = directive.block
     pack, block, room = panelled(directive, blocks[number], f"panel{len(temporaries)}", bounds)
@@ -338,12 +308,7 @@ def _panel(
 
 
 def _chunk(
-    directive: Chunk,
-    blocks: list[Block],
-    temporaries: list[Temporary],
-    sizes: list[int],
-    limits: dict[Block, Limit],
-    bounds: dict[str, Bound],
+    directive: Chunk, blocks: Blocks, temporaries: Rooms, sizes: Sizes, limits: Limits, bounds: Bounds
 ) -> None:
     position, first = _nest_of(directive.block, sizes)
     common = common_axes(tuple(blocks[first : first + sizes[position]]))

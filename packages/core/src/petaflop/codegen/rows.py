@@ -23,7 +23,7 @@ from petaflop.graph.symbolic import (
     select,
     substitute,
 )
-from petaflop.ir.kernel import Block, Store, Temporary, axes_of, axis, axis_size, load, loads_of
+from petaflop.ir.kernel import Block, Store, Temporary, axes_of, axis, axis_size, common_axes, load, loads_of
 from petaflop.ir.plan import Chunk, Rows
 
 __all__ = ["Bound", "chunked", "count_of", "rest_of", "rows_staged", "rows_tiled", "share_rooms"]
@@ -82,9 +82,15 @@ def rows_tiled(
         if t.shared and t.name in stored and stored[t.name][t.shared - 1] is old
     }
     rest = rest_of(extent, size, outer)
+    common = set(common_axes(tuple(blocks[n] for n in numbers)))
+    taken: set[Expr] = set()
     for n in numbers:
         inner = axis(f"{old.arg}_r{n - numbers[0]}", size)
-        blocks[n] = _row_tiled(blocks[n], old, outer, inner, rooms)
+        own = {a for a in (*blocks[n].axes, *blocks[n].reduce_axes) if a not in common}
+        # what is decided for an axis of a block, its lanes or its bounds, is not for another block
+        apart = {a: axis(f"{a.arg}_{n - numbers[0]}", axis_size(a)) for a in own & taken}
+        taken |= own
+        blocks[n] = _row_tiled(blocks[n].map(apart), old, outer, inner, rooms)
         if rest is not None:
             bounds[inner.arg] = rest
     for position, t in enumerate(temporaries):

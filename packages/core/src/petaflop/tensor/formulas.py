@@ -8,7 +8,7 @@ tricks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from petaflop.dtype import DType, bool_, float32, float64, int8, int16, int32, int64
@@ -16,7 +16,7 @@ from petaflop.graph import node as graph
 from petaflop.graph.node import Node
 from petaflop.graph.ops import Op
 from petaflop.ir.custom import GradientTemplate
-from petaflop.tensor.coefficients import polynomial, rational
+from petaflop.tensor.polynomials import horner, saturating
 from petaflop.tensor.value import Value, where
 
 __all__ = ["derived"]
@@ -93,33 +93,6 @@ def derived(slope: Callable[[Value, Value], Value] | None) -> Callable[[Function
         return apply
 
     return decorate
-
-
-def horner(name: str, z: Value) -> Value:
-    """The polynomial `name` at z."""
-    return _horner(polynomial(name, z.dtype), z)
-
-
-def _horner(coefficients: Sequence[float], z: Value) -> Value:
-    first, second, *rest = coefficients
-    result = z * first + second
-    for coefficient in rest:
-        result = result * z + coefficient
-    return result
-
-
-def saturating(name: str, x: Value) -> Value:
-    """An odd function that reaches ±1, as one quotient of polynomials: in float32 that is accurate enough."""
-    end, above, below = rational(name)
-    x = _within(end, x)
-    z = x * x
-    return _within(1.0, x * _horner(above, z) / _horner(below, z))
-
-
-def _within(end: float, x: Value) -> Value:
-    """x between -end and end; NaN stays."""
-    x = where(x < -end, -end, x)
-    return where(x > end, end, x)
 
 
 def with_sign(magnitude: Value, x: Value) -> Value:
