@@ -394,7 +394,7 @@ def test_every_handler_has_a_case() -> None:
     tested |= {TABLE[row].handler.__code__ for row in used if row in TABLE}
     missing = {f"{row.name}-{row.since}" for row in TABLE.values() if row.handler.__code__ not in tested}
     elsewhere = {"TopK-1", *(f"Random{kind}-{since}" for kind in _RANDOM for since in (1, 22))}
-    elsewhere |= {"Bernoulli-15", "Bernoulli-22", "Multinomial-7", "Multinomial-22"}
+    elsewhere |= {"Bernoulli-15", "Bernoulli-22", "Multinomial-7", "Multinomial-22", "MatMulNBits-1"}
     assert missing == elsewhere  # which have tests of their own
 
 

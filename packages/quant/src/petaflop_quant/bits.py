@@ -13,7 +13,7 @@ import numpy as np
 
 from petaflop import Tensor
 
-__all__ = ["Bits", "express", "read", "shifted", "spread", "write"]
+__all__ = ["Bits", "express", "looked_up", "read", "shifted", "spread", "write"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -97,6 +97,18 @@ def shifted(wide: Tensor, part: Tensor, parts: int, width: int) -> Tensor:
         wide = (part & step).ne(0).where(wide // (1 << (width * step)), wide)
         step //= 2
     return wide & ((1 << width) - 1)
+
+
+def looked_up(levels: Sequence[float], codes: Tensor) -> Tensor:
+    """Entries of a table of 2ⁿ numbers, chosen bit by bit: all lanes of a vector at once, with no gather."""
+    entries: list[Any] = [float(level) for level in levels]
+    bit = 1
+    while len(entries) > 1:
+        odd = (codes & bit).ne(0)
+        entries = [odd.where(high, low) for low, high in zip(entries[::2], entries[1::2], strict=True)]
+        bit *= 2
+    result: Tensor = entries[0]
+    return result
 
 
 def spread(plane: Tensor, size: int) -> Tensor:

@@ -8,6 +8,7 @@ constant), so that views turn into clean `h*stride + kh*dilation` loads. Kernels
 from __future__ import annotations
 
 import functools
+import math
 import operator
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -350,15 +351,25 @@ def divide(a: Expr, b: Expr) -> Expr:
         return add(exact, constant(low))
     if (skewed := _skewed(a, size)) is not None:
         return skewed[0]
-    common = _common_divisor(rest_terms.values(), size)
-    if common > 1:  # floor((g*x + c) / (g*d)) = floor((x + floor(c/g)) / d)
-        inner = _join(
-            {term: factor // common for term, factor in rest_terms.items()}, (offset % size) // common
-        )
-        return add(exact, divide(inner, constant(size // common)))
+    if (parts := _carried(rest, size)) is not None:
+        coarse, step, _ = parts
+        return add(exact, divide(coarse, constant(size // step)))
     if rest.op is Op.DIV and is_constant(rest.args[1]):
         return add(exact, divide(rest.args[0], constant(rest.args[1].arg * size)))
     return add(exact, _binary(Op.DIV, rest, b, low, high))
+
+
+def _carried(a: Expr, size: int) -> tuple[Expr, int, Expr] | None:
+    """(x, step, y) with a = step·x + y, where step divides `size` and 0 ≤ y < step never carries into x: then
+    a // size is x // (size // step), and a % size is step · (x % (size // step)) + y."""
+    terms, offset = linear_terms(a)
+    steps = {math.gcd(size, *terms.values()), *(f for f in terms.values() if f > 1 and size % f == 0)} - {1}
+    for step in sorted(steps, reverse=True):
+        fine = _join({term: factor % step for term, factor in terms.items() if factor % step}, offset % step)
+        if fine.lo >= 0 and fine.hi < step:
+            coarse = {term: factor // step for term, factor in terms.items() if factor // step}
+            return _join(coarse, offset // step), step, fine
+    return None
 
 
 def _skewed(a: Expr, size: int) -> tuple[Expr, Expr] | None:
@@ -393,12 +404,6 @@ def _split_multiples(a: Expr, b: Expr) -> tuple[Expr, Expr]:
     return add(_join(exact, exact_offset), extra), _join(rest, offset)
 
 
-def _common_divisor(factors: Iterable[int], size: int) -> int:
-    import math
-
-    return math.gcd(size, *factors)
-
-
 def modulo(a: Expr, b: Expr) -> Expr:
     """a - floor(a / b) * b of dtype index; b > 0."""
     if is_constant(b, 1) or a is b:
@@ -417,12 +422,9 @@ def modulo(a: Expr, b: Expr) -> Expr:
         return skewed[1]
     if rest.op is Native.MOD and is_constant(rest.args[1]) and rest.args[1].arg % size == 0:
         return modulo(rest.args[0], b)
-    if rest.op is Op.DIV and is_constant(rest.args[1]) and rest.args[0].op is Native.MOD:
-        pass  # (x % (a*b)) // b is already smaller than a: handled by its bounds
-    common = _common_divisor((factor for factor in linear_terms(rest)[0].values()), size)
-    if common > 1 and linear_terms(rest)[1] % common == 0:
-        inner = divide(rest, constant(common))
-        return multiply(modulo(inner, constant(size // common)), constant(common))
+    if (parts := _carried(rest, size)) is not None:
+        coarse, step, fine = parts
+        return add(multiply(modulo(coarse, constant(size // step)), constant(step)), fine)
     return _binary(Native.MOD, rest, b, 0, min(size - 1, rest.hi) if rest.lo >= 0 else size - 1)
 
 

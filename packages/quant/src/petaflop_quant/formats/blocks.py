@@ -15,7 +15,7 @@ import numpy as np
 
 from petaflop import Tensor
 from petaflop.plugin_api import DTYPES, Plane, QuantScheme, SchemeFile, ShapeError
-from petaflop_quant.bits import Bits, express, read, write
+from petaflop_quant.bits import Bits, express, looked_up, read, write
 
 __all__ = ["HALF_LIMIT", "BlockFormat", "Field", "half_error"]
 
@@ -139,8 +139,7 @@ class BlockFormat(QuantScheme):
     def express_level(self, codes: Tensor) -> Tensor:
         """The same, lazily."""
         if isinstance(self.levels, tuple):
-            table = Tensor(np.array(self.levels, np.float32), device=codes.device)
-            return table.gather(0, codes.cast("int32").reshape(-1)).reshape(*codes.shape)
+            return looked_up(self.levels, codes)
         return codes.cast("float32") - float(self.levels) if self.levels else codes.cast("float32")
 
     def scales(self, flat: Mapping[str, Array]) -> tuple[Array, Array | None]:

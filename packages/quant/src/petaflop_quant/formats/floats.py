@@ -10,6 +10,7 @@ import numpy as np
 
 from petaflop import Tensor
 from petaflop.plugin_api import DTYPES, ArgumentError, Plane, QuantScheme, SchemeFile, ShapeError
+from petaflop_quant.bits import looked_up
 from petaflop_quant.formats.table import E2M1, nearest
 
 __all__ = ["NF4", "NF4_LEVELS", "NVFP4_PACKED"]
@@ -33,11 +34,6 @@ def _halves(packed: Tensor, high_first: bool) -> Tensor:
     part = Tensor.arange(2, device=packed.device)
     upper = part.eq(0) if high_first else part.ne(0)
     return upper.where(wide // 16, wide & 15).reshape(rows, 2 * count)
-
-
-def _looked_up(table: Tensor, codes: Tensor) -> Tensor:
-    """Entries of a table, of the shape of codes."""
-    return table.gather(0, codes.cast("int32").reshape(-1)).reshape(*codes.shape)
 
 
 class InPlanes(QuantScheme):
@@ -151,12 +147,12 @@ class NF4(InPlanes):
         else:
             scale = absmax.unsqueeze(-1).expand(*absmax.shape, self.each).reshape(*codes.shape)
         if self.double:
-            level = _looked_up(planes["nested_map"], scale).cast("float64")
+            level = planes["nested_map"].gather(0, scale.cast("int32").reshape(-1))
+            level = level.reshape(*codes.shape).cast("float64")
             nested = planes["nested_absmax"].gather(0, element // (256 * self.each))
             nested = nested.reshape(*codes.shape).cast("float64")
             scale = (level * nested + planes["nested_offset"].cast("float64")).cast("float32")
-        table = Tensor(np.array(NF4_LEVELS, np.float32), device=packed.device)
-        return (_looked_up(table, codes) * scale).reshape(*shape)
+        return (looked_up(NF4_LEVELS, codes) * scale).reshape(*shape)
 
 
 class NVFP4_PACKED(InPlanes):
@@ -191,5 +187,6 @@ class NVFP4_PACKED(InPlanes):
         codes = _halves(planes["weight_packed"].reshape(rows, columns // 2), high_first=False)
         scale = planes["weight_scale"].reshape(rows, columns // 16, 1).expand(rows, columns // 16, 16)
         scale = scale.cast("float32") / planes["weight_global_scale"]
-        table = Tensor(np.array(E2M1, np.float32) * np.float32(0.5), device=codes.device)
-        return (_looked_up(table, codes) * scale.reshape(rows, columns)).reshape(*shape)
+        return (looked_up([level / 2 for level in E2M1], codes) * scale.reshape(rows, columns)).reshape(
+            *shape
+        )
