@@ -275,3 +275,15 @@ def test_both_factors_from_one_buffer() -> None:
     expected = x.astype(np.float64) @ x.T.astype(np.float64)
     for result in both_plans(kernel, [x], np.zeros((96, 96), np.float32)):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_index_with_a_division_among_its_terms_is_no_window() -> None:
+    m, n, k = axis("m", 24), axis("n", 40), axis("k", 128)
+    block = n * 2 + k // 64
+    term = value(Op.MUL, load("a", (m, k), float32), load("b", (block, k % 64), float32))
+    nest = (Block((m, n), (Store("o", (m, n), state("s", float32)),), (reduction("s", Op.ADD, term, (k,)),)),)
+    kernel = Kernel((reads("a", (24, 128)), reads("b", (80, 64)), writes("o", (24, 40))), (nest,))
+    x, y = numbers((24, 128), float32), numbers((80, 64), float32)
+    expected = x.astype(np.float64) @ y.reshape(40, 128).T
+    for got in both_plans(kernel, [x, y], np.zeros((24, 40), np.float32)):
+        np.testing.assert_allclose(got, expected, atol=1e-3)

@@ -101,7 +101,7 @@ def _terms(place: Expr) -> tuple[Terms, int]:
     if place.op in _COMPARISONS:
         place = add(place.args[0], multiply(place.args[1], constant(-1)))
     terms, offset = linear_terms(place)
-    return tuple(sorted(terms.items(), key=lambda term: term[0].arg)), offset
+    return tuple(sorted(terms.items(), key=lambda term: str(term[0].arg))), offset
 
 
 def _negated(terms: Terms) -> Terms:
