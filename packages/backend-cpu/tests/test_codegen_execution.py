@@ -537,3 +537,20 @@ def test_a_product_plus_a_constant_is_rounded_once(dtype: DType) -> None:
         kernel = elementwise((1000,), [dtype] * 2, dtype, make)
         for got in both_plans(kernel, [a, b], np.ones(1000, dtype.numpy)):
             assert same(got, expected)
+
+
+def test_a_difference_that_cancels_stays() -> None:
+    """(h * c + y) + (x - h) * c is x * c + y on paper alone."""
+
+    def apart(h: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
+        rest = value(Op.ADD, x, value(Op.MUL, h, constant(-1.0, float32)))
+        return value(Op.ADD, value(Op.ADD, value(Op.MUL, h, c), y), value(Op.MUL, rest, c))
+
+    h = np.tile(np.array([np.inf, 1e30, 3e38, 1.0], np.float32), 16)
+    c, y, x = (np.full(64, number, np.float32) for number in (2.0, 1.0, 3.0))
+    with np.errstate(all="ignore"):
+        expected = (h * c + y) + (x - h) * c
+    for got in both_plans(
+        elementwise((64,), [float32] * 4, float32, apart), [h, c, y, x], np.zeros(64, np.float32)
+    ):
+        assert same(got, expected)

@@ -168,7 +168,8 @@ def _contracted(expr: Expr, args: tuple[Expr, ...], alone: Sequence[bool]) -> Ex
 
 
 def _two_halves(a: Expr, b: Expr) -> tuple[Expr, Expr, Expr] | None:
-    """x, c and y where a is half * c + y and b is (x - half) * c: a product that was cut to be exact."""
+    """x, c and y where a is half * c + y and b is (x - half) * c, and half some bits of a number: a product
+    that was cut to be exact. Of any other difference the rounding, an infinity or NaN would be lost."""
     if a.op is not Op.ADD or b.op is not Op.MUL:
         return None
     difference, c = b.args
@@ -178,6 +179,8 @@ def _two_halves(a: Expr, b: Expr) -> tuple[Expr, Expr, Expr] | None:
     if minus.op is not Op.MUL or not is_constant(minus.args[1], -1.0):
         return None
     half = minus.args[0]
+    if half.op is not Op.BITCAST:
+        return None
     for product, y in (a.args, a.args[::-1]):
         if product.op is Op.MUL and product.args == (half, c):
             return x, c, y
