@@ -510,8 +510,8 @@ def test_constants_of_every_dtype_and_nothing_to_read() -> None:
 
 @pytest.mark.parametrize("dtype", [float32, float64], ids=str)
 def test_a_product_plus_a_constant_is_rounded_once(dtype: DType) -> None:
-    """... where the target has the instruction; differences of products, and products with other readers, are
-    rounded as they are written."""
+    """... in float32, where the target has the instruction; float64, differences of products, and products
+    with other readers are rounded as they are written."""
     if not backend().target.has_fma:
         pytest.skip("this CPU has no fused multiply-add")
     rng = np.random.default_rng(0)
@@ -522,6 +522,8 @@ def test_a_product_plus_a_constant_is_rounded_once(dtype: DType) -> None:
         return value(Op.ADD, value(Op.MUL, x, y), constant(-1.0, dtype))
 
     exact = [float(Fraction(float(x)) * Fraction(float(y)) - 1) for x, y in zip(a, b, strict=True)]
+    if dtype is float64:
+        exact = list(a * b - 1)
     kernel = elementwise((1000,), [dtype] * 2, dtype, near_zero)
     for got in both_plans(kernel, [a, b], np.zeros(1000, dtype.numpy)):
         assert same(got, np.array(exact).astype(dtype.numpy))
@@ -537,3 +539,20 @@ def test_a_product_plus_a_constant_is_rounded_once(dtype: DType) -> None:
         kernel = elementwise((1000,), [dtype] * 2, dtype, make)
         for got in both_plans(kernel, [a, b], np.ones(1000, dtype.numpy)):
             assert same(got, expected)
+
+
+def test_a_difference_that_cancels_stays() -> None:
+    """(h * c + y) + (x - h) * c is x * c + y on paper alone."""
+
+    def apart(h: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
+        rest = value(Op.ADD, x, value(Op.MUL, h, constant(-1.0, float32)))
+        return value(Op.ADD, value(Op.ADD, value(Op.MUL, h, c), y), value(Op.MUL, rest, c))
+
+    h = np.tile(np.array([np.inf, 1e30, 3e38, 1.0], np.float32), 16)
+    c, y, x = (np.full(64, number, np.float32) for number in (2.0, 1.0, 3.0))
+    with np.errstate(all="ignore"):
+        expected = (h * c + y) + (x - h) * c
+    for got in both_plans(
+        elementwise((64,), [float32] * 4, float32, apart), [h, c, y, x], np.zeros(64, np.float32)
+    ):
+        assert same(got, expected)

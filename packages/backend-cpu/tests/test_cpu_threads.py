@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from kernels import Counts, load_add
 
-from petaflop import Tensor
+from petaflop import Tensor, jit
 from petaflop.config import overrides
+from petaflop.device.registry import get_backend
 from petaflop_cpu import threads as module
 from petaflop_cpu.backend import CpuBackend
 
@@ -168,6 +169,25 @@ def test_workers_leave_signals_to_python(three: CpuBackend) -> None:
         masks.append(int(blocked.split()[1], 16) >> (signal.SIGINT - 1) & 1)
     assert sum(masks) >= 2
     assert 0 in masks
+
+
+def test_a_signal_handler_may_replay_what_is_about_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler comes at the worst place: the call's table is packed, and its launches have not begun."""
+    first, second, third = (Tensor.full((64,), number, device="cpu").realize() for number in (1.0, 2.0, 3.0))
+    doubled = jit(lambda x: x * 2)
+    for _ in range(3):
+        doubled(third)  # what memory that is used again would hold
+    team = get_backend("cpu").team
+    run, inside = team._replay, []
+
+    def interrupted(*arguments: object) -> None:
+        monkeypatch.setattr(team, "_replay", run)
+        inside.append(doubled(second))
+        run(*arguments)
+
+    monkeypatch.setattr(team, "_replay", interrupted)
+    assert doubled(first).tolist() == [2.0] * 64
+    assert inside[0].tolist() == [4.0] * 64
 
 
 def test_no_thread_before_the_first_launch() -> None:

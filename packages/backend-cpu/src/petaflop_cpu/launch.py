@@ -104,7 +104,7 @@ class CpuReplay:
             table += variables
         if self._sized:
             table += self._count(tuple(variables))
-        self._backend.team.replay(layout.address, layout.fill, table)
+        self._backend.team.replay(layout.pack(*table))
 
     def _count(self, values: tuple[int, ...]) -> list[int]:
         """Tasks of the phases of all sized launches; remembered for the values of the last replay."""
@@ -117,7 +117,7 @@ class CpuReplay:
         return tasks
 
     def _lay_out(self, buffers: int, variables: int) -> _Layout:
-        """Room for the table, and (word of the records, entry of the table) for each word to fill in."""
+        """How to pack the table, and (word of the records, entry of the table) for each word to fill in."""
         places: list[int] = []
         start, next_task = 0, buffers + variables
         for launch, slots, numbers in self._launches:
@@ -135,18 +135,19 @@ class CpuReplay:
                 start += 1
         words = (ctypes.c_int64 * len(places))(*places)
         head = (ctypes.addressof(self._words), len(self._launches), ctypes.addressof(words), len(places) // 2)
-        control = (ctypes.c_int64 * (CONTROL_WORDS + next_task))(*head)
-        pack = struct.Struct(f"{next_task}q").pack_into
-        fill = functools.partial(pack, control, 8 * CONTROL_WORDS)
-        return _Layout(buffers, variables, ctypes.addressof(control), fill, (words, control))
+        assert len(head) == CONTROL_WORDS
+        pack = struct.Struct(f"{CONTROL_WORDS + next_task}q").pack
+        return _Layout(buffers, variables, functools.partial(pack, *head), words)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a replay of so many buffers and variables hands its table over; `keep` holds what is pointed at."""
+    """How a replay of so many buffers and variables hands its table over; `keep` holds what is pointed at.
+
+    Each call packs bytes of its own: a signal handler may replay the same launches just before they run.
+    """
 
     buffers: int
     variables: int
-    address: int
-    fill: Callable[..., None]
-    keep: tuple[Any, ...]
+    pack: Callable[..., bytes]
+    keep: Any

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,13 +81,11 @@ class Team:
                 self._start()
             self._run(self._address, records, count)
 
-    def replay(self, control: int, fill: Callable[..., None], table: Sequence[int]) -> None:
-        """Have `fill` put a table where the control words at that address (see runner.py) want it, and run
-        their records."""
+    def replay(self, control: bytes) -> None:
+        """Run the records that control words (see runner.py) name, after filling them in from its table."""
         with self._lock:
             if not self._started:
                 self._start()
-            fill(*table)
             self._replay(self._address, control)
 
     def stop(self) -> None:
@@ -157,7 +155,7 @@ class Team:
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _RUN = ctypes.CFUNCTYPE(None, _POINTER, ctypes.c_char_p, _COUNT)
-_REPLAY = ctypes.CFUNCTYPE(None, _POINTER, _POINTER)
+_REPLAY = ctypes.CFUNCTYPE(None, _POINTER, ctypes.c_char_p)
 
 _FUNCTIONS = {
     "lock": "pthread_mutex_lock",

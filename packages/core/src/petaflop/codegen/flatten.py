@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from petaflop.dtype import bool_, float32, float64, index
+from petaflop.dtype import bool_, float32, index
 from petaflop.graph.ops import Native, Op
 from petaflop.graph.symbolic import (
     TRUE,
@@ -44,7 +44,8 @@ def within(axis: Expr) -> Expr:
 
 class Flattener:
     """`local` temporaries keep only what a task needs, `lanes` elements for each; `masked` axes may
-    overrun; with `contract`, a product plus a constant is one multiply-add."""
+    overrun; with `contract`, a product plus a constant is one multiply-add in float32: float64 is held to
+    the bits of what is written."""
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class Flattener:
                     valid = both(valid, *(within(a) for a in self.masked if a in used))
                 args = (valid, self.offset(expr.arg[0], tuple(position)))
                 done[expr] = make(Leaf.LOAD, args, expr.dtype, expr.arg)
-            elif self.contract and expr.op is Op.ADD and expr.dtype in (float32, float64):
+            elif self.contract and expr.op is Op.ADD and expr.dtype is float32:
                 alone = [readers.get(arg) == 1 for arg in expr.args]
                 done[expr] = _contracted(expr, args, alone)
             else:
@@ -168,7 +169,8 @@ def _contracted(expr: Expr, args: tuple[Expr, ...], alone: Sequence[bool]) -> Ex
 
 
 def _two_halves(a: Expr, b: Expr) -> tuple[Expr, Expr, Expr] | None:
-    """x, c and y where a is half * c + y and b is (x - half) * c: a product that was cut to be exact."""
+    """x, c and y where a is half * c + y and b is (x - half) * c, and half some bits of a number: a product
+    that was cut to be exact. Of any other difference the rounding, an infinity or NaN would be lost."""
     if a.op is not Op.ADD or b.op is not Op.MUL:
         return None
     difference, c = b.args
@@ -178,6 +180,8 @@ def _two_halves(a: Expr, b: Expr) -> tuple[Expr, Expr, Expr] | None:
     if minus.op is not Op.MUL or not is_constant(minus.args[1], -1.0):
         return None
     half = minus.args[0]
+    if half.op is not Op.BITCAST:
+        return None
     for product, y in (a.args, a.args[::-1]):
         if product.op is Op.MUL and product.args == (half, c):
             return x, c, y
