@@ -46,6 +46,12 @@ ACTIVATIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any] | None]]
 SINGLE = ("celu-alpha", "hardsigmoid")  # whose constants torch keeps in float32
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu-tanh"])
+def test_what_doubles_on_the_way_does_not_overflow(name: str) -> None:
+    mine, theirs = ACTIVATIONS[name]
+    check(mine, np.array([2e38, -2e38, 3.4e38], np.float32), theirs=theirs, gradients=False)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_floats(name: str) -> None:
     mine, theirs = ACTIVATIONS[name]

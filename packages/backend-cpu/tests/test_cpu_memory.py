@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import threading
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +50,44 @@ def test_memory_may_be_freed_in_the_middle_of_an_allocation(monkeypatch: pytest.
     worker.join(10)
     assert not worker.is_alive()
     assert memory.in_use == size_class(5000)
+
+
+def test_anything_may_happen_between_two_lines_of_an_allocation() -> None:
+    """A signal handler allocates, and waits for a thread that does: both get memory of their own, at once."""
+    memory = Memory()
+    taken: list[int] = []
+
+    def both() -> None:
+        taken.append(memory.allocate(5000))
+        worker = threading.Thread(target=lambda: taken.append(memory.allocate(5000)), daemon=True)
+        worker.start()
+        worker.join(10)
+        assert not worker.is_alive()
+        memory.free(taken.pop())
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename != memory_file:
+            return None
+        if event == "line":
+            sys.settrace(None)
+            both()
+            sys.settrace(trace)
+        return trace
+
+    memory_file = Memory.allocate.__code__.co_filename
+    before = sys.gettrace()
+    try:
+        for _ in range(30):
+            sys.settrace(trace)
+            taken.append(memory.allocate(5000))
+            memory.free(taken.pop())
+            taken.append(memory.allocate(5000))
+            sys.settrace(None)
+    finally:
+        sys.settrace(before)
+    assert len(set(taken)) == len(taken) > 100
+    assert min(b - a for a, b in itertools.pairwise(sorted(taken))) >= 5000
+    assert memory.in_use == len(taken) * size_class(5000)
 
 
 def test_classes_waste_at_most_an_eighth() -> None:

@@ -10,11 +10,13 @@ import ctypes
 import functools
 import mmap
 import os
-import threading
+from typing import TypeVar
 
 from petaflop.plugin_api import DeviceError, DeviceMemoryError
 
 __all__ = ["PRIVATE", "Memory"]
+
+T = TypeVar("T")
 
 _ALIGNMENT = 64
 _LARGE = 1 << 18
@@ -34,51 +36,49 @@ def size_class(size: int) -> int:
 
 
 class Memory:
-    """`allocate` and `free` by address; thread-safe."""
+    """`allocate` and `free` by address; thread-safe.
+
+    There is no lock: the garbage collector and signal handlers come in the middle of anything, and a handler
+    that waits for another thread would keep a lock from it. What two may want is popped from a list or dict,
+    which gives it to one of them.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # the garbage collector may free in the middle of anything
         self._sizes: dict[int, int] = {}  # address in use -> its class
         self._free: dict[int, list[int]] = {}  # class -> addresses
         self._mappings: dict[int, mmap.mmap] = {}  # address of a large block -> what keeps it mapped
         self._slabs: list[mmap.mmap] = []
-        self._slab: tuple[int, int] = (0, 0)  # next address, bytes left
-        self._in_use = self._kept = 0
-        if hasattr(os, "register_at_fork"):
-            acquire, release = self._lock.acquire, self._lock.release
-            os.register_at_fork(before=acquire, after_in_parent=release, after_in_child=release)
+        self._rests: list[tuple[int, int]] = []  # of slabs: next address, bytes left
+        self._busy = self._kept = 0  # bytes in use and waiting; about right, as threads may count at once
 
     def allocate(self, size: int) -> int:
         """The address of at least `size` bytes, aligned to 64; raises DeviceMemoryError."""
         block = size_class(size)
-        with self._lock:
-            waiting = self._free.get(block)
-            if waiting:
-                address = waiting.pop()
-                self._kept -= block if block >= _LARGE else 0
-            else:
-                address = self._new(block, size)
-            self._sizes[address] = block
-            self._in_use += block
+        address = _popped(self._free.get(block))
+        if address is None:
+            address = self._new(block, size)
+        elif block >= _LARGE:
+            self._kept -= block
+        self._sizes[address] = block
+        self._busy += block
         return address
 
     def free(self, address: int) -> None:
         """Keep the block for the next request; raises DeviceError if it is not in use."""
-        with self._lock:
-            block = self._sizes.pop(address, 0)
-            if not block:
-                raise DeviceError(f"free: expected a handle of allocate, not yet freed, got {address:#x}")
-            self._in_use -= block
-            self._free.setdefault(block, []).append(address)
-            if block >= _LARGE:
-                self._kept += block
-                if self._kept > max(_KEEP, self._in_use // 4):
-                    self._release()
+        block = self._sizes.pop(address, 0)
+        if not block:
+            raise DeviceError(f"free: expected a handle of allocate, not yet freed, got {address:#x}")
+        self._busy -= block
+        self._free.setdefault(block, []).append(address)
+        if block >= _LARGE:
+            self._kept += block
+            if self._kept > max(_KEEP, self._busy // 4):
+                self._release()
 
     @property
     def in_use(self) -> int:
         """Bytes that are handed out now."""
-        return self._in_use
+        return sum(self._sizes.copy().values())
 
     def _new(self, block: int, size: int) -> int:
         try:
@@ -89,7 +89,7 @@ class Memory:
             return self._map(block) if block >= _LARGE else self._cut(block)
         except (OSError, OverflowError, ValueError) as error:
             raise DeviceMemoryError(
-                f"allocate: expected {size:,} bytes of memory, got {error} with {self._in_use:,} bytes in use"
+                f"allocate: expected {size:,} bytes of memory, got {error} with {self.in_use:,} bytes in use"
             ) from error
 
     def _map(self, block: int) -> int:
@@ -106,22 +106,28 @@ class Memory:
         return address
 
     def _cut(self, block: int) -> int:
-        address, left = self._slab
+        address, left = _popped(self._rests) or (0, 0)
         if left < block:
             slab = mmap.mmap(-1, _SLAB, **PRIVATE)
             self._slabs.append(slab)
             address, left = ctypes.addressof(ctypes.c_char.from_buffer(slab)), _SLAB
-        self._slab = (address + block, left - block)
+        self._rests.append((address + block, left - block))
         return address
 
     def _release(self) -> None:
         """Give every large block that nobody uses back to the system."""
-        for block, addresses in self._free.items():
-            if block >= _LARGE:
-                for address in addresses:
-                    self._mappings.pop(address).close()
-                addresses.clear()
         self._kept = 0
+        for block in list(self._free):
+            while block >= _LARGE and (address := _popped(self._free[block])) is not None:
+                self._mappings.pop(address).close()
+
+
+def _popped(items: list[T] | None) -> T | None:
+    """The last item, which nobody else gets then; None where there is none."""
+    try:
+        return items.pop() if items else None
+    except IndexError:  # somebody else got it just now
+        return None
 
 
 def _physical_memory() -> int:

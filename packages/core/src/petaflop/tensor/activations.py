@@ -54,7 +54,7 @@ class Activations(Reductions):
         """x · Φ(x) by erf, or its "tanh" approximation."""
         x = self._value()
         if approximate == "none":
-            return self._rounded_once(x * (formulas.erf(x * math.sqrt(0.5)) + 1) * 0.5)
+            return self._rounded_once(x * ((formulas.erf(x * math.sqrt(0.5)) + 1) * 0.5))
         if approximate != "tanh":
             raise ArgumentError(f"gelu: expected approximate none or tanh, got {approximate!r}")
         twice = (x + x * x * x * 0.044715) * math.sqrt(8 / math.pi)
