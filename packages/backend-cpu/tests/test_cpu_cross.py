@@ -79,7 +79,7 @@ def test_a_matmul_is_vector_code(name: str) -> None:
     target, (kernel,) = TARGETS[name], kernels("matmul")
     machine = target.triple.split("-")[0]
     _, text = compiled(kernel, default_plan(kernel, target), target)
-    assert len(re.findall(REGISTERS[machine], text)) > 50 and re.search(FUSED[machine], text)
+    assert len(re.findall(REGISTERS[machine], text)) > 30 and re.search(FUSED[machine], text)
     _, naive = compiled(kernel, naive_plan(kernel), target)
     assert len(re.findall(REGISTERS[machine], naive)) < 10  # so the plan made them, not LLVM
 

@@ -139,6 +139,7 @@ while counts.values[0] < 100:
 def test_an_interrupt_arrives_after_the_launch_and_leaves_the_team_usable() -> None:
     text = """
 before = counts.values.copy()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     while True:
