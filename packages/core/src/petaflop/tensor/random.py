@@ -205,7 +205,9 @@ class Random(LinearAlgebra):
         """Uniform in [low, high)."""
         kind = _float("uniform", dtype)
         value = cls._uniform(checked_shape("uniform", shape), kind, device)
-        drawn = (value * (high - low) + low).cast(kind)
+        scaled = value * (high - low)
+        rounded = where(scaled.isnan(), scaled, scaled + low)  # read twice, so on no device one multiply-add
+        drawn = rounded.cast(kind)
         if low < high:  # rounding may reach the bound
             greatest = np.nextafter(kind.numpy.type(high), kind.numpy.type(low))
             drawn = drawn.minimum(float(greatest))
